@@ -1,0 +1,1 @@
+//! Benchmarks and measurements behind docs/benchmarks.md.

@@ -1,0 +1,1 @@
+//! The coordinator: accepts manifests, plans shards, queues tasks, reconciles.

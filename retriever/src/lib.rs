@@ -1,0 +1,1 @@
+//! The retriever: finds a file in its shard and serves it over HTTP.

@@ -1,0 +1,208 @@
+//! A plan segment: everything a worker needs to know to pack one shard, and the digest that names its result.
+//!
+//! Stored in the state store as bincode in zstd (see [`crate::state`]); bincode stays behind this module.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::ids::{TaskId, Uid};
+use crate::routing::Slot;
+
+/// The shard formats this project writes. (Version 1 is only read.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShardFormat {
+    /// Version 2, readable by the existing implementation.
+    V2,
+    /// Version 3: checksums, a compressed block index, a dictionary.
+    #[default]
+    V3,
+}
+
+/// What a job asks of compression.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CodecChoice {
+    /// The best known for the format: zstd, with the shard's dictionary in v3 where it pays.
+    Auto,
+    /// Store as it is.
+    None,
+    /// zstd frames, with the shard's dictionary in v3 where it pays.
+    #[default]
+    Zstd,
+    /// LZ4 frames.
+    Lz4,
+}
+
+macro_rules! text_enum {
+    ($type:ty, $what:literal, $($name:literal => $value:expr),+ $(,)?) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                $(if *self == $value { return f.write_str($name); })+
+                unreachable!("every variant has a name")
+            }
+        }
+        impl FromStr for $type {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($name => Ok($value),)+
+                    other => Err(format!("{other:?} is not a {}; expected one of: {}", $what, [$($name),+].join(", "))),
+                }
+            }
+        }
+    };
+}
+text_enum!(ShardFormat, "shard format", "v2" => ShardFormat::V2, "v3" => ShardFormat::V3);
+text_enum!(CodecChoice, "codec", "auto" => CodecChoice::Auto, "none" => CodecChoice::None, "zstd" => CodecChoice::Zstd, "lz4" => CodecChoice::Lz4);
+
+/// Every option that changes a shard's bytes. All of them enter the digest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PackOptions {
+    /// Shard format to write.
+    pub format: ShardFormat,
+    /// Compression asked for.
+    pub codec: CodecChoice,
+    /// Compression level, zstd's scale (1 to 22). Ignored by `none` and `lz4`.
+    pub level: i32,
+    /// Files larger than this many bytes become objects of their own.
+    pub big_file_threshold_bytes: u64,
+    /// Key prefix of those objects, beside the shard.
+    pub bigfiles_prefix: String,
+}
+
+impl Default for PackOptions {
+    fn default() -> Self {
+        Self {
+            format: ShardFormat::V3,
+            codec: CodecChoice::Zstd,
+            level: 3,
+            big_file_threshold_bytes: 10 * 1024 * 1024,
+            bigfiles_prefix: "_bigFiles".to_owned(),
+        }
+    }
+}
+
+/// One file of a segment, as the manifest named it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentFile {
+    /// The file's name in DES.
+    pub uid: Uid,
+    /// `created_at` as written in the manifest, so that a failure list can become a manifest again.
+    pub created_at: String,
+    /// Size in bytes, as the manifest says. A source of another size is a failure of that file.
+    pub size_bytes: u64,
+    /// Absolute path or `s3://` URI, resolved against the manifest's place.
+    pub source: String,
+}
+
+/// One planned shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// The task that packs it.
+    pub task: TaskId,
+    /// Date and shard index all its files share.
+    pub slot: Slot,
+    /// NNNN of the object name: counts the shards of one slot in one plan from 0.
+    pub number: u32,
+    /// When the job was accepted, Unix milliseconds: goes into the v3 footer and decides between shards that hold
+    /// the same uid. Not part of the digest.
+    pub sequence: u64,
+    /// Options that change bytes.
+    pub options: PackOptions,
+    /// The files in the order of the plan (input order). A v3 shard stores them sorted by uid.
+    pub files: Vec<SegmentFile>,
+}
+
+/// SHA-256 over everything that decides a segment's bytes except the sequence.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SegmentDigest([u8; 32]);
+
+impl SegmentDigest {
+    /// The 16 lower-case hex digits that stand in the object name.
+    pub fn short(&self) -> String {
+        self.0[..8].iter().map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+impl fmt::Display for SegmentDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for SegmentDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Segment {
+    /// Sum of the files' sizes in bytes, as the manifest says.
+    pub fn source_bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.size_bytes).fold(0, u64::saturating_add)
+    }
+
+    /// The digest that names the shard: equal for equal work, whoever does it and whenever.
+    pub fn digest(&self) -> SegmentDigest {
+        let mut hash = Sha256::new();
+        // A version tag, then fields with their lengths, so that no two different segments hash the same text.
+        hash.update(b"des-segment-1\0");
+        let mut field = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        field(self.slot.to_string().as_bytes());
+        field(&self.number.to_le_bytes());
+        field(self.options.format.to_string().as_bytes());
+        field(self.options.codec.to_string().as_bytes());
+        field(&self.options.level.to_le_bytes());
+        field(&self.options.big_file_threshold_bytes.to_le_bytes());
+        field(self.options.bigfiles_prefix.as_bytes());
+        for file in &self.files {
+            field(file.uid.as_str().as_bytes());
+            field(file.created_at.as_bytes());
+            field(&file.size_bytes.to_le_bytes());
+            field(file.source.as_bytes());
+        }
+        SegmentDigest(hash.finalize().into())
+    }
+}
+
+/// The longest encoded segment that is decoded, raw: about 1 KiB for each of a million files.
+const MAX_SEGMENT_BYTES: usize = 1 << 30;
+
+/// A stored segment that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("not a plan segment: {0}")]
+pub struct SegmentError(String);
+
+/// Encodes a segment for the state store: bincode in a zstd frame.
+pub fn encode(segment: &Segment) -> Vec<u8> {
+    let raw = bincode::serde::encode_to_vec(segment, bincode::config::standard()).expect("a segment always encodes");
+    zstd::bulk::compress(&raw, 3).expect("zstd compresses any bytes in memory")
+}
+
+/// Decodes what [`encode`] wrote.
+///
+/// # Errors
+/// [`SegmentError`] for anything else; never allocates more than a bound, whatever the bytes claim.
+pub fn decode(bytes: &[u8]) -> Result<Segment, SegmentError> {
+    use std::io::Read;
+    let fail = |e: &dyn fmt::Display| SegmentError(e.to_string());
+    let mut raw = Vec::new();
+    let decoder = zstd::stream::read::Decoder::new(bytes).map_err(|e| fail(&e))?;
+    decoder.take(MAX_SEGMENT_BYTES as u64 + 1).read_to_end(&mut raw).map_err(|e| fail(&e))?;
+    if raw.len() > MAX_SEGMENT_BYTES {
+        return Err(SegmentError(format!("more than {MAX_SEGMENT_BYTES} bytes after decompression")));
+    }
+    let config = bincode::config::standard().with_limit::<MAX_SEGMENT_BYTES>();
+    let (segment, used) = bincode::serde::decode_from_slice(&raw, config).map_err(|e| fail(&e))?;
+    if used != raw.len() {
+        return Err(SegmentError(format!("{} bytes behind its end", raw.len() - used)));
+    }
+    Ok(segment)
+}

@@ -1,0 +1,1 @@
+//! The worker: leases tasks, packs files into shards, uploads and commits them.
