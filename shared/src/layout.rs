@@ -1,1 +1,155 @@
-//! (being written)
+//! Every object key is built and parsed here.
+//!
+//! Product keys live in the zone's store: shards, and big files beside them. State keys live in the state store:
+//!
+//! ```text
+//! jobs/{job}/job.json                       the accepted job (immutable)
+//! jobs/{job}/manifest                       the manifest as it came
+//! jobs/{job}/segments/{task:08}.bin         one plan segment: bincode in zstd
+//! jobs/{job}/plan.json                      written last: the plan is complete
+//! jobs/{job}/checkpoints/{task:08}/{token}-{part:05}.bin   index rows of an uploaded part
+//! jobs/{job}/receipts/{task:08}.json        written once: the task is finished (published or dead)
+//! jobs/{job}/failures/{task:08}.ndjson      files of a finished task that are in no shard
+//! jobs/{job}/end.json                       written once: the job is finished
+//! keys/{sha256}.json                        one open submission: Idempotency-Key or manifest digest to job
+//! ```
+
+use crate::ids::{FencingToken, JobId, TaskId};
+use crate::routing::Slot;
+use crate::segment::Segment;
+
+/// Ending of every shard object.
+pub const SHARD_SUFFIX: &str = ".des";
+
+/// Key of a published shard: `{YYYYMMDD}_{HEX}_{NNNN}-{digest}.des` (a zone's store adds its own prefix).
+pub fn shard_key(segment: &Segment) -> String {
+    format!("{}{:04}-{}{SHARD_SUFFIX}", segment.slot.object_prefix(), segment.number, segment.digest().short())
+}
+
+/// Name of a locally packed shard as the existing readers know it: `{YYYYMMDD}_{HEX}_{NNNN}.des`.
+pub fn bare_shard_key(slot: &Slot, number: u32) -> String {
+    format!("{}{number:04}{SHARD_SUFFIX}", slot.object_prefix())
+}
+
+/// Key of a big file: `{bigfiles_prefix}/{sha256 in lower-case hex}`.
+pub fn bigfile_key(bigfiles_prefix: &str, sha256: &[u8; 32]) -> String {
+    use std::fmt::Write;
+    let mut key = String::with_capacity(bigfiles_prefix.len() + 65);
+    key.push_str(bigfiles_prefix.trim_end_matches('/'));
+    key.push('/');
+    for byte in sha256 {
+        write!(key, "{byte:02x}").expect("writing to a string");
+    }
+    key
+}
+
+/// What a shard's object name says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardName {
+    /// The part before the number: `{date}_{HEX}`.
+    pub slot: String,
+    /// NNNN.
+    pub number: u32,
+    /// The plan digest, where the name has one.
+    pub digest: Option<String>,
+}
+
+/// Reads the last component of a shard key. `None` for any other kind of object.
+pub fn parse_shard_name(key: &str) -> Option<ShardName> {
+    let name = key.rsplit('/').next()?.strip_suffix(SHARD_SUFFIX)?;
+    let (slot, tail) = name.rsplit_once('_')?;
+    let (date, hex) = slot.split_once('_')?;
+    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    let (number, digest) = match tail.split_once('-') {
+        Some((number, digest)) => (number, Some(digest.to_owned())),
+        None => (tail, None),
+    };
+    let hex_ok = !hex.is_empty() && hex.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));
+    if !digits(date) || !hex_ok || !digits(number) {
+        return None;
+    }
+    Some(ShardName { slot: slot.to_owned(), number: number.parse().ok()?, digest })
+}
+
+/// Prefix of all jobs in the state store.
+pub const JOBS_PREFIX: &str = "jobs/";
+
+/// The accepted job.
+pub fn job_record(job: JobId) -> String {
+    format!("jobs/{job}/job.json")
+}
+
+/// The job a state key belongs to.
+pub fn job_of_key(key: &str) -> Option<JobId> {
+    key.strip_prefix(JOBS_PREFIX)?.split('/').next()?.parse().ok()
+}
+
+/// Everything of one job.
+pub fn job_prefix(job: JobId) -> String {
+    format!("jobs/{job}/")
+}
+
+/// The manifest as it was submitted.
+pub fn manifest(job: JobId) -> String {
+    format!("jobs/{job}/manifest")
+}
+
+/// One plan segment.
+pub fn segment(task: TaskId) -> String {
+    format!("jobs/{}/segments/{:08}.bin", task.job, task.number)
+}
+
+/// The marker that a plan is complete.
+pub fn plan(job: JobId) -> String {
+    format!("jobs/{job}/plan.json")
+}
+
+/// Checkpoints of a task, every holder's.
+pub fn checkpoint_prefix(task: TaskId) -> String {
+    format!("jobs/{}/checkpoints/{:08}/", task.job, task.number)
+}
+
+/// Index rows and failures of one uploaded part.
+pub fn checkpoint_part(task: TaskId, token: FencingToken, part: u32) -> String {
+    format!("{}{token}-{part:05}.bin", checkpoint_prefix(task))
+}
+
+/// The proof that a task is finished.
+pub fn receipt(task: TaskId) -> String {
+    format!("{}{:08}.json", receipt_prefix(task.job), task.number)
+}
+
+/// All receipts of a job.
+pub fn receipt_prefix(job: JobId) -> String {
+    format!("jobs/{job}/receipts/")
+}
+
+/// The task a receipt key belongs to.
+pub fn task_of_receipt(key: &str) -> Option<TaskId> {
+    let (rest, name) = key.rsplit_once('/')?;
+    let job = job_of_key(key)?;
+    if format!("{rest}/") != receipt_prefix(job) {
+        return None;
+    }
+    Some(TaskId { job, number: name.strip_suffix(".json")?.parse().ok()? })
+}
+
+/// Files of a finished task that are in no shard.
+pub fn failures(task: TaskId) -> String {
+    format!("{}{:08}.ndjson", failure_prefix(task.job), task.number)
+}
+
+/// All failure lists of a job.
+pub fn failure_prefix(job: JobId) -> String {
+    format!("jobs/{job}/failures/")
+}
+
+/// The marker that a job is finished.
+pub fn end(job: JobId) -> String {
+    format!("jobs/{job}/end.json")
+}
+
+/// The reservation that makes equal submissions one job.
+pub fn submission_key(sha256_hex: &str) -> String {
+    format!("keys/{sha256_hex}.json")
+}

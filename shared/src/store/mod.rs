@@ -1,1 +1,280 @@
-//! (being written)
+//! Object stores behind one small trait. No vendor type crosses it.
+//!
+//! Implementations: [`local`] (a folder), [`s3`] (any S3-compatible server) and [`faults`] (a wrapper that fails on
+//! purpose, for tests). All of them pass the contract suite in [`contract`]. [`zones`] maps shard indexes to stores.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+/// A store shared between tasks.
+pub type SharedStore = Arc<dyn ObjectStore>;
+
+/// The smallest part, in bytes, of a multipart upload that is not its last: S3's limit.
+pub const MIN_PART_BYTES: u64 = 5 * 1024 * 1024;
+/// The most parts one multipart upload can have: S3's limit.
+pub const MAX_PARTS: u32 = 10_000;
+
+/// What a store knows about one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Key inside the store (without the store's own prefix).
+    pub key: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Entity tag as the store gives it, quotes included; changes when the bytes do.
+    pub etag: String,
+    /// Unix milliseconds of the last change.
+    pub last_modified_ms: u64,
+    /// User metadata given at creation. Empty from `list`, and where a store keeps none (see
+    /// [`Capabilities::metadata`]).
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A part of an object to read. Empty ranges are answered without asking the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ByteRange {
+    /// All of it.
+    Full,
+    /// From `start` up to but not including `end`, in bytes. Reaching past the end of the object is an error.
+    Span(Range<u64>),
+    /// The last `n` bytes; all of a shorter object.
+    Suffix(u64),
+}
+
+/// Bytes read, and the object they came from.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// The object as it was when read; `size` is that of the whole object.
+    pub meta: ObjectMeta,
+    /// Offset of the first byte.
+    pub offset: u64,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+/// A stream of an object's bytes.
+pub struct FetchedStream {
+    /// The object as it was when the read began.
+    pub meta: ObjectMeta,
+    /// The bytes, in order. An error ends the stream.
+    pub stream: BoxStream<'static, Result<Bytes, StoreError>>,
+}
+
+/// Whether a write may replace what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteMode {
+    /// Replace an existing object.
+    Overwrite,
+    /// Fail with [`StoreErrorKind::AlreadyExists`] when the key is taken; exactly one of many racing writers wins.
+    CreateOnly,
+}
+
+/// Options of a write.
+#[derive(Clone, Debug)]
+pub struct WriteOptions {
+    /// Whether an object may be replaced.
+    pub mode: WriteMode,
+    /// User metadata to keep with the object (ASCII).
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl WriteOptions {
+    /// Replace what is there, no metadata.
+    pub fn overwrite() -> Self {
+        Self { mode: WriteMode::Overwrite, metadata: BTreeMap::new() }
+    }
+
+    /// Create once, no metadata.
+    pub fn create_only() -> Self {
+        Self { mode: WriteMode::CreateOnly, metadata: BTreeMap::new() }
+    }
+}
+
+/// One page of a listing, in byte order of the keys.
+#[derive(Clone, Debug, Default)]
+pub struct ListPage {
+    /// The objects.
+    pub objects: Vec<ObjectMeta>,
+    /// Where to go on (pass it as `after`); `None` on the last page.
+    pub next: Option<String>,
+}
+
+/// One uploaded part of a multipart upload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartTag {
+    /// 1 to [`MAX_PARTS`].
+    pub number: u32,
+    /// Entity tag the store gave the part.
+    pub etag: String,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+/// An unfinished multipart upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingUpload {
+    /// Key it will have.
+    pub key: String,
+    /// The store's id of the upload.
+    pub upload_id: String,
+    /// Unix milliseconds of its start.
+    pub started_ms: u64,
+}
+
+/// What a store can do, found out by [`ObjectStore::probe`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// `CreateOnly` is honoured by the store itself on simple writes.
+    pub conditional_put: bool,
+    /// `CreateOnly` is honoured by the store itself on completing a multipart upload.
+    pub conditional_complete: bool,
+    /// User metadata is kept.
+    pub metadata: bool,
+}
+
+/// A place that keeps immutable objects under keys (relative, `/`-separated, no leading slash).
+///
+/// Methods are safe to retry: a lost answer of a conditional write shows up as [`StoreErrorKind::AlreadyExists`], and
+/// the caller compares what is there.
+#[async_trait]
+pub trait ObjectStore: fmt::Debug + Send + Sync {
+    /// The store for people: `s3://bucket/prefix` or `file:///dir`. Never a secret.
+    fn url(&self) -> String;
+
+    /// Metadata of an object. [`StoreErrorKind::NotFound`] when there is none.
+    async fn head(&self, key: &str) -> Result<ObjectMeta, StoreError>;
+
+    /// Reads a range into memory. [`StoreErrorKind::InvalidRange`] when it reaches past the end.
+    async fn get(&self, key: &str, range: ByteRange) -> Result<Fetched, StoreError>;
+
+    /// Reads a range as a stream of bounded chunks.
+    async fn get_stream(&self, key: &str, range: ByteRange) -> Result<FetchedStream, StoreError>;
+
+    /// Writes a whole object at once; readers see all of it or nothing.
+    async fn put(&self, key: &str, bytes: Bytes, options: &WriteOptions) -> Result<ObjectMeta, StoreError>;
+
+    /// Removes an object. Removing nothing is a success.
+    async fn delete(&self, key: &str) -> Result<(), StoreError>;
+
+    /// One page of the objects whose key starts with `prefix` and is greater than `after`, at most `limit` (1 to 1000).
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<ListPage, StoreError>;
+
+    /// Begins a multipart upload and returns its id.
+    async fn create_upload(&self, key: &str, metadata: &BTreeMap<String, String>) -> Result<String, StoreError>;
+
+    /// Uploads part `number` (1 to [`MAX_PARTS`]); every part but the last has at least [`MIN_PART_BYTES`].
+    /// [`StoreErrorKind::UploadGone`] when the upload is unknown.
+    async fn put_part(&self, key: &str, upload_id: &str, number: u32, bytes: Bytes) -> Result<PartTag, StoreError>;
+
+    /// The parts that are really there, in order of their numbers.
+    async fn list_parts(&self, key: &str, upload_id: &str) -> Result<Vec<PartTag>, StoreError>;
+
+    /// Makes the object out of its parts; readers see all of it or nothing.
+    async fn complete_upload(
+        &self,
+        key: &str,
+        upload_id: &str,
+        parts: &[PartTag],
+        mode: WriteMode,
+    ) -> Result<ObjectMeta, StoreError>;
+
+    /// Drops an upload and its parts. Dropping an unknown one is a success.
+    async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), StoreError>;
+
+    /// Unfinished uploads of keys that start with `prefix`, at most 1000.
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<PendingUpload>, StoreError>;
+
+    /// Writes and removes scratch keys under `prefix` to find out what the store honours. Also the deep health check
+    /// of a writer: it fails where writing fails.
+    async fn probe(&self, prefix: &str) -> Result<Capabilities, StoreError>;
+
+    /// Cheap check that the store answers and the credentials may read; used by readiness.
+    async fn check(&self) -> Result<(), StoreError>;
+}
+
+/// What a caller should do about a [`StoreError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StoreErrorKind {
+    /// Nothing under that key.
+    NotFound,
+    /// The key is taken (a conditional write lost).
+    AlreadyExists,
+    /// The range lies outside the object.
+    InvalidRange,
+    /// The multipart upload is unknown: begin again.
+    UploadGone,
+    /// A concurrent change got in the way (409): begin the operation again.
+    Conflict,
+    /// Credentials missing, wrong, or not allowed to do this. Retrying does not help before someone acts.
+    Denied,
+    /// The bucket or folder does not exist. Retrying does not help before someone acts.
+    NoSuchBucket,
+    /// The disk or quota is full.
+    Full,
+    /// The store is down, slow or overloaded: try again later.
+    Unavailable,
+    /// The request itself is wrong (key, part number, ...): a defect or a hostile input.
+    Invalid,
+}
+
+impl StoreErrorKind {
+    /// Whether the same call may succeed later without anybody acting.
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::Unavailable | Self::Conflict)
+    }
+
+    /// The word used as a metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::AlreadyExists => "already_exists",
+            Self::InvalidRange => "invalid_range",
+            Self::UploadGone => "upload_gone",
+            Self::Conflict => "conflict",
+            Self::Denied => "denied",
+            Self::NoSuchBucket => "no_such_bucket",
+            Self::Full => "full",
+            Self::Unavailable => "unavailable",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+/// A store operation that failed: what, where, and why.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{operation} {url}/{key}: {message}")]
+pub struct StoreError {
+    /// What the caller should do.
+    pub kind: StoreErrorKind,
+    /// `get`, `put`, ...
+    pub operation: &'static str,
+    /// The store's URL for people.
+    pub url: String,
+    /// The key, or the prefix of a listing.
+    pub key: String,
+    /// What went wrong and, where known, what to do. Never a secret.
+    pub message: String,
+}
+
+/// Every object under `prefix`, page by page, in key order.
+pub fn list_all(store: SharedStore, prefix: String) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
+    use futures::{StreamExt, TryStreamExt, stream};
+    stream::try_unfold(Some(None::<String>), move |state| {
+        let (store, prefix) = (store.clone(), prefix.clone());
+        async move {
+            let Some(after) = state else { return Ok(None) };
+            let page = store.list(&prefix, after.as_deref(), 1000).await?;
+            let next = page.next.map(Some);
+            Ok(Some((stream::iter(page.objects.into_iter().map(Ok)), next)))
+        }
+    })
+    .try_flatten()
+    .boxed()
+}
