@@ -9,7 +9,7 @@
 //! jobs/{job}/plan.json                      written last: the plan is complete
 //! jobs/{job}/checkpoints/{task:08}/{token}-{part:05}.bin   index rows of an uploaded part
 //! jobs/{job}/receipts/{task:08}.json        written once: the task is finished (published or dead)
-//! jobs/{job}/failures/{task:08}.ndjson      files of a finished task that are in no shard
+//! jobs/{job}/failures/{task:08}-{token}.ndjson   files of a finished task that are in no shard
 //! jobs/{job}/end.json                       written once: the job is finished
 //! keys/{sha256}.json                        one open submission: Idempotency-Key or manifest digest to job
 //! ```
@@ -134,9 +134,9 @@ pub fn task_of_receipt(key: &str) -> Option<TaskId> {
     Some(TaskId { job, number: name.strip_suffix(".json")?.parse().ok()? })
 }
 
-/// Files of a finished task that are in no shard.
-pub fn failures(task: TaskId) -> String {
-    format!("{}{:08}.ndjson", failure_prefix(task.job), task.number)
+/// Files of a task that are in no shard, as one holder saw it; the receipt names the holder that counts.
+pub fn failures(task: TaskId, token: FencingToken) -> String {
+    format!("{}{:08}-{token}.ndjson", failure_prefix(task.job), task.number)
 }
 
 /// All failure lists of a job.

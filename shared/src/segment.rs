@@ -124,7 +124,7 @@ pub struct SegmentDigest([u8; 32]);
 impl SegmentDigest {
     /// The 16 lower-case hex digits that stand in the object name.
     pub fn short(&self) -> String {
-        self.0[..8].iter().map(|b| format!("{b:02x}")).collect()
+        self.to_string()[..16].to_owned()
     }
 }
 

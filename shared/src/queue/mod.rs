@@ -55,7 +55,7 @@ impl Default for QueueConfig {
             lease: Duration::from_secs(30),
             max_attempts: 5,
             backoff_base: Duration::from_secs(1),
-            backoff_max: Duration::from_secs(60),
+            backoff_max: Duration::from_mins(1),
         }
     }
 }

@@ -1,0 +1,385 @@
+//! Groups of settings that more than one service reads, checked into types.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Values, settings};
+use crate::job::{JobDefaults, MAX_INLINE_BYTES, MAX_SHARD_SIZE};
+use crate::queue::QueueConfig;
+use crate::routing::NBits;
+use crate::segment::PackOptions;
+
+/// Where shards live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// One folder.
+    Local {
+        /// The folder.
+        base_dir: PathBuf,
+    },
+    /// One bucket.
+    S3 {
+        /// Its name.
+        bucket: String,
+        /// Its region, when said.
+        region: Option<String>,
+        /// Endpoint of an S3-compatible server.
+        endpoint_url: Option<String>,
+        /// Key prefix, `""` or ending as the user wrote it.
+        prefix: String,
+    },
+    /// Zones by shard index.
+    MultiS3 {
+        /// The zones file.
+        zones_config: PathBuf,
+    },
+}
+
+/// Zones and the width of the shard index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ZoneSettings {
+    /// Where shards live.
+    pub backend: Backend,
+    /// Width of the shard index; the zones file has its own.
+    pub n_bits: NBits,
+}
+
+impl ZoneSettings {
+    /// Reads `settings::ZONES`.
+    pub fn read(values: &mut Values) -> Option<Self> {
+        let n_bits = values.read(&settings::N_BITS, str::parse)?;
+        let backend = match values.text(&settings::BACKEND).unwrap_or_default().trim() {
+            "local" => {
+                required(values, &settings::BASE_DIR, "local").map(|dir| Backend::Local { base_dir: dir.into() })
+            }
+            "s3" => required(values, &settings::S3_BUCKET, "s3").map(|bucket| Backend::S3 {
+                bucket,
+                region: values.text(&settings::S3_REGION),
+                endpoint_url: values.text(&settings::S3_ENDPOINT_URL),
+                prefix: values.text(&settings::S3_PREFIX).unwrap_or_default(),
+            }),
+            "multi_s3" => required(values, &settings::ZONES_CONFIG, "multi_s3")
+                .map(|path| Backend::MultiS3 { zones_config: path.into() }),
+            other => {
+                values.problem(format!("DES_BACKEND: {other:?} is not a backend; expected local, s3 or multi_s3"));
+                None
+            }
+        };
+        Some(Self { backend: backend?, n_bits })
+    }
+}
+
+fn required(values: &mut Values, setting: &super::Setting, backend: &str) -> Option<String> {
+    let text = values.text(setting);
+    if text.is_none() {
+        values.problem(format!("{} (--{}): required by the {backend} backend", setting.name, setting.flag));
+    }
+    text
+}
+
+/// Where the state store is; `None` means `_des/` beside the first zone's shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateSettings {
+    /// `s3://bucket/prefix` or `file:///dir`.
+    pub url: Option<String>,
+}
+
+impl StateSettings {
+    /// Reads `settings::STATE_URL`.
+    pub fn read(values: &mut Values) -> Option<Self> {
+        if values.text(&settings::STATE_URL).is_none() {
+            return Some(Self { url: None });
+        }
+        let url = values.read(&settings::STATE_URL, |text| {
+            if text.starts_with("s3://") || text.starts_with("file:///") {
+                Ok(text.to_owned())
+            } else {
+                Err(format!("{text:?} is neither s3://bucket/prefix nor file:///dir"))
+            }
+        })?;
+        Some(Self { url: Some(url) })
+    }
+}
+
+/// Redis and the queue's rules.
+#[derive(Clone)]
+pub struct QueueSettings {
+    /// URL of Redis. May hold a password.
+    pub redis_url: String,
+    /// The queue's rules.
+    pub queue: QueueConfig,
+}
+
+impl fmt::Debug for QueueSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueueSettings").field("queue", &self.queue).finish_non_exhaustive()
+    }
+}
+
+impl QueueSettings {
+    /// Reads `settings::QUEUE`.
+    pub fn read(values: &mut Values) -> Option<Self> {
+        let redis_url = values.text(&settings::REDIS_URL);
+        if redis_url.is_none() {
+            values.problem("DES_REDIS_URL (--redis-url): required, for example redis://127.0.0.1:6379/0");
+        }
+        let redis_url = redis_url.and_then(|_| {
+            values.read(&settings::REDIS_URL, |text| {
+                let known = ["redis://", "rediss://", "unix://", "redis+unix://"];
+                if known.iter().any(|scheme| text.starts_with(scheme)) {
+                    Ok(text.to_owned())
+                } else {
+                    Err(String::new())
+                }
+            })
+        });
+        let namespace = values.read(&settings::NAMESPACE, |text| {
+            let ok = !text.is_empty()
+                && text.len() <= 64
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'));
+            if ok {
+                Ok(text.to_owned())
+            } else {
+                Err(format!("{text:?} is not 1 to 64 of the characters A-Z a-z 0-9 - _ . :"))
+            }
+        });
+        let lease = values.number(&settings::LEASE_SECONDS, 1..=3600);
+        let max_attempts = values.number(&settings::MAX_ATTEMPTS, 1..=1000);
+        Some(Self {
+            redis_url: redis_url?,
+            queue: QueueConfig {
+                namespace: namespace?,
+                lease: Duration::from_secs(lease?),
+                max_attempts: max_attempts? as u32,
+                ..QueueConfig::default()
+            },
+        })
+    }
+}
+
+/// Defaults of a job that says nothing, from `settings::JOB_DEFAULTS`.
+pub fn job_defaults(values: &mut Values, n_bits: NBits) -> Option<JobDefaults> {
+    let format = values.read(&settings::SHARD_FORMAT, str::parse);
+    let codec = values.read(&settings::CODEC, str::parse);
+    let level = values.number(&settings::LEVEL, 1..=22);
+    let max_shard_size = values.number(&settings::MAX_SHARD_SIZE, 1..=MAX_SHARD_SIZE);
+    let threshold = values.number(&settings::BIG_FILE_THRESHOLD, 0..=MAX_INLINE_BYTES);
+    let bigfiles_prefix = values.read(&settings::BIGFILES_PREFIX, |text| {
+        let text = text.trim_matches('/');
+        // A prefix that looks like a shard name would break every look-up (FORMAT: nothing else may start like one).
+        let ok = !text.is_empty()
+            && !text.starts_with(|c: char| c.is_ascii_digit())
+            && text.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        if ok { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a key prefix such as _bigFiles")) }
+    });
+    Some(JobDefaults {
+        n_bits,
+        max_shard_size: max_shard_size?,
+        pack: PackOptions {
+            format: format?,
+            codec: codec?,
+            level: level? as i32,
+            big_file_threshold_bytes: threshold?,
+            bigfiles_prefix: bigfiles_prefix?,
+        },
+    })
+}
+
+/// Keys of the HTTP interface. Never printed.
+#[derive(Clone, Default)]
+pub struct Auth {
+    keys: Vec<String>,
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Auth({} keys)", self.keys.len())
+    }
+}
+
+impl Auth {
+    /// These keys; none means every request is let in.
+    pub fn new(keys: Vec<String>) -> Self {
+        Self { keys }
+    }
+
+    /// Whether requests need a key at all.
+    pub fn required(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    /// Whether `given` is one of the keys. Takes the same time wherever the first difference lies.
+    pub fn accepts(&self, given: &[u8]) -> bool {
+        use sha2::{Digest, Sha256};
+        let given = Sha256::digest(given);
+        let differs =
+            |key: &String| Sha256::digest(key.as_bytes()).iter().zip(&given).fold(0, |acc, (a, b)| acc | (a ^ b));
+        // Every key is compared to its end, whichever fits.
+        self.keys.iter().filter(|key| differs(key) == 0).count() > 0
+    }
+}
+
+/// Where and to whom a service listens.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// The address.
+    pub address: SocketAddr,
+    /// Who is let in.
+    pub auth: Auth,
+    /// How long a stopping service may finish its work.
+    pub drain: Duration,
+}
+
+impl Listen {
+    /// Reads the address (a service's own setting, for its default) and `settings::PROCESS`.
+    pub fn read(values: &mut Values, listen: &super::Setting) -> Option<Self> {
+        let address = values.read(listen, |text| {
+            text.parse::<SocketAddr>()
+                .map_err(|_| format!("{text:?} is not an address such as 127.0.0.1:8080 or [::]:8080"))
+        });
+        let keys = match values.text(&settings::API_KEYS) {
+            None => Some(Vec::new()),
+            Some(_) => values.read(&settings::API_KEYS, |text| {
+                let keys: Vec<String> =
+                    text.split(',').map(|k| k.trim().to_owned()).filter(|k| !k.is_empty()).collect();
+                if keys.is_empty() || keys.iter().any(|k| k.len() < 8) { Err(String::new()) } else { Ok(keys) }
+            }),
+        };
+        let anonymous = values.flag(&settings::ALLOW_ANONYMOUS);
+        let drain = values.number(&settings::DRAIN_SECONDS, 0..=3600);
+        let (address, keys, anonymous, drain) = (address?, keys?, anonymous?, drain?);
+        if !address.ip().is_loopback() && keys.is_empty() && !anonymous {
+            values.problem(format!(
+                "DES_LISTEN (--listen): {address} is not loopback, so set DES_API_KEYS (keys of 8 characters or more), or \
+                 DES_ALLOW_ANONYMOUS=true to serve everybody"
+            ));
+            return None;
+        }
+        Some(Self { address, auth: Auth::new(keys), drain: Duration::from_secs(drain) })
+    }
+}
+
+/// Folders and `s3://` prefixes sources may be read from. Nothing is allowed when it is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceRoots {
+    /// Absolute folders, symbolic links resolved.
+    pub folders: Vec<PathBuf>,
+    /// `(bucket, key prefix)`; the prefix is empty or ends with `/`.
+    pub buckets: Vec<(String, String)>,
+}
+
+impl SourceRoots {
+    /// Reads `settings::SOURCE_ROOTS`.
+    pub fn read(values: &mut Values) -> Option<Self> {
+        if values.text(&settings::SOURCE_ROOTS).is_none() {
+            return Some(Self::default());
+        }
+        values.read(&settings::SOURCE_ROOTS, Self::parse)
+    }
+
+    /// Parses a comma-separated list.
+    ///
+    /// # Errors
+    /// A sentence for people when an entry is neither an existing folder nor an `s3://` prefix.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut roots = Self::default();
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            if let Some(rest) = item.strip_prefix("s3://") {
+                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+                if bucket.is_empty() {
+                    return Err(format!("{item:?} names no bucket"));
+                }
+                // A root is a folder: s3://b/in must not allow s3://b/internal.
+                let slash = if prefix.is_empty() || prefix.ends_with('/') { "" } else { "/" };
+                roots.buckets.push((bucket.to_owned(), format!("{prefix}{slash}")));
+            } else {
+                let path = item.strip_prefix("file://").unwrap_or(item);
+                let real =
+                    std::fs::canonicalize(path).map_err(|e| format!("{path:?} is not a readable folder: {e}"))?;
+                if !real.is_dir() {
+                    return Err(format!("{path:?} is not a folder"));
+                }
+                roots.folders.push(real);
+            }
+        }
+        Ok(roots)
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl LogFormat {
+    /// Reads `settings::LOG_FORMAT`.
+    pub fn read(values: &mut Values) -> Option<Self> {
+        values.read(&settings::LOG_FORMAT, |text| match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            other => Err(format!("{other:?} is not a log format; expected text or json")),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listen(pairs: &[(&str, &str)]) -> Result<Listen, super::super::ConfigErrors> {
+        let all: Vec<_> = settings::PROCESS.iter().chain(&[settings::LISTEN_COORDINATOR]).copied().collect();
+        let mut values = Values::from_pairs(&all, pairs);
+        let listen = Listen::read(&mut values, &settings::LISTEN_COORDINATOR);
+        values.finish(listen)
+    }
+
+    #[test]
+    fn an_open_address_wants_keys_or_an_opt_out() {
+        assert!(listen(&[]).is_ok());
+        assert!(listen(&[("DES_LISTEN", "[::1]:1")]).is_ok());
+        let text = listen(&[("DES_LISTEN", "0.0.0.0:80")]).unwrap_err().to_string();
+        assert!(text.contains("DES_API_KEYS") && text.contains("DES_ALLOW_ANONYMOUS"), "{text}");
+        assert!(listen(&[("DES_LISTEN", "0.0.0.0:80"), ("DES_ALLOW_ANONYMOUS", "yes")]).is_ok());
+        let keyed = listen(&[("DES_LISTEN", "0.0.0.0:80"), ("DES_API_KEYS", "correct-horse, battery-staple")]).unwrap();
+        assert!(keyed.auth.accepts(b"battery-staple"));
+        assert!(!keyed.auth.accepts(b"battery-stapl"));
+        assert!(!format!("{keyed:?}").contains("staple"));
+    }
+
+    #[test]
+    fn every_problem_of_the_zones_is_named() {
+        let read = |pairs: &[(&str, &str)]| {
+            let mut values = Values::from_pairs(settings::ZONES, pairs);
+            let zones = ZoneSettings::read(&mut values);
+            values.finish(zones).map_err(|e| e.to_string())
+        };
+        assert!(read(&[("DES_BACKEND", "s3")]).unwrap_err().contains("DES_S3_BUCKET"));
+        assert!(read(&[("DES_BACKEND", "tape")]).unwrap_err().contains("tape"));
+        for bits in ["3", "17", "eight"] {
+            let text = read(&[("DES_BASE_DIR", "/x"), ("DES_N_BITS", bits)]).unwrap_err();
+            assert!(text.contains("DES_N_BITS") && text.contains("4 to 16"), "{text}");
+        }
+        assert_eq!(read(&[("DES_BASE_DIR", "/x")]).unwrap().n_bits.get(), 8);
+    }
+
+    #[test]
+    fn a_root_is_a_folder_not_a_name_prefix() {
+        let roots = SourceRoots::parse("s3://b/in, s3://c").unwrap();
+        assert_eq!(roots.buckets, [("b".to_owned(), "in/".to_owned()), ("c".to_owned(), String::new())]);
+        assert!(SourceRoots::parse("/no/such/folder").unwrap_err().contains("/no/such/folder"));
+    }
+
+    #[test]
+    fn job_defaults_are_those_of_the_contract() {
+        let mut values = Values::from_pairs(settings::JOB_DEFAULTS, &[]);
+        let defaults = job_defaults(&mut values, NBits::default());
+        assert_eq!(values.finish(defaults).unwrap(), JobDefaults::default());
+    }
+}

@@ -1,0 +1,90 @@
+//! Every setting of every service, with its flag, help text and default.
+
+use super::Setting;
+
+macro_rules! settings {
+    ($($(#[$doc:meta])* $const:ident = $name:literal, $flag:literal, $value:literal, $default:expr, $secret:literal, $help:literal;)+) => {
+        $($(#[$doc])* pub const $const: Setting =
+            Setting { name: $name, flag: $flag, value: $value, help: $help, default: $default, secret: $secret };)+
+        /// All of them; a configuration file may name any.
+        pub const ALL: &[Setting] = &[$($const),+];
+    };
+}
+
+settings! {
+    /// Redis of the coordinator and the workers.
+    REDIS_URL = "DES_REDIS_URL", "redis-url", "URL", None, true, "Redis, for example redis://127.0.0.1:6379/0; rediss:// for TLS";
+    /// Key prefix of one installation.
+    NAMESPACE = "DES_NAMESPACE", "namespace", "NAME", Some("des"), false, "Key prefix of one installation in Redis";
+    /// State store.
+    STATE_URL = "DES_STATE_URL", "state-url", "URL", None, false, "State store: s3://bucket/prefix or file:///dir; by default _des/ beside the first zone's shards";
+    /// Kind of zones.
+    BACKEND = "DES_BACKEND", "backend", "KIND", Some("local"), false, "Where shards live: local, s3 or multi_s3";
+    /// Folder of the local backend.
+    BASE_DIR = "DES_BASE_DIR", "base-dir", "DIR", None, false, "Folder of the local backend";
+    /// Width of the shard index.
+    N_BITS = "DES_N_BITS", "n-bits", "BITS", Some("8"), false, "Bits of the shard index, 4 to 16 (multi_s3: from the zones file)";
+    /// Bucket of the s3 backend.
+    S3_BUCKET = "DES_S3_BUCKET", "s3-bucket", "NAME", None, false, "Bucket of the s3 backend";
+    /// Region of the s3 backend.
+    S3_REGION = "DES_S3_REGION", "s3-region", "REGION", None, false, "Region of the s3 backend; AWS's own variables otherwise, us-east-1 at last";
+    /// Endpoint of the s3 backend.
+    S3_ENDPOINT_URL = "DES_S3_ENDPOINT_URL", "s3-endpoint-url", "URL", None, false, "Endpoint of an S3-compatible server; AWS otherwise";
+    /// Key prefix of the s3 backend.
+    S3_PREFIX = "DES_S3_PREFIX", "s3-prefix", "PREFIX", Some(""), false, "Key prefix of the s3 backend, for example archive/";
+    /// Zones file of the `multi_s3` backend.
+    ZONES_CONFIG = "DES_ZONES_CONFIG", "zones-config", "FILE", None, false, "Zones file of the multi_s3 backend, YAML or JSON";
+    /// Address of the coordinator.
+    LISTEN_COORDINATOR = "DES_LISTEN", "listen", "ADDR", Some("127.0.0.1:8080"), false, "Address to listen on; any but loopback wants DES_API_KEYS or DES_ALLOW_ANONYMOUS";
+    /// Keys of the HTTP interfaces.
+    API_KEYS = "DES_API_KEYS", "api-keys", "KEYS", None, true, "Keys, separated by commas, one of which every request must carry in X-API-Key";
+    /// Opt-out of keys.
+    ALLOW_ANONYMOUS = "DES_ALLOW_ANONYMOUS", "allow-anonymous", "BOOL", Some("false"), false, "Serve without keys on addresses other than loopback";
+    /// Where sources may lie.
+    SOURCE_ROOTS = "DES_SOURCE_ROOTS", "source-roots", "ROOTS", None, false, "Folders and s3:// prefixes, separated by commas, that sources and manifests may be read from";
+    /// Tasks a worker runs side by side.
+    WORKER_SLOTS = "DES_WORKER_SLOTS", "slots", "N", None, false, "Tasks this worker runs side by side; one a core when not set";
+    /// Lease time.
+    LEASE_SECONDS = "DES_LEASE_SECONDS", "lease-seconds", "SECONDS", Some("30"), false, "How long a lease lives without a heartbeat";
+    /// Attempts of a task.
+    MAX_ATTEMPTS = "DES_MAX_ATTEMPTS", "max-attempts", "N", Some("5"), false, "Attempts of a task without progress before it is given up";
+    /// Grace at the end.
+    DRAIN_SECONDS = "DES_DRAIN_SECONDS", "drain-seconds", "SECONDS", Some("25"), false, "How long a stopping service may finish or hand back its work";
+    /// Default shard format.
+    SHARD_FORMAT = "DES_SHARD_FORMAT", "shard-format", "FORMAT", Some("v3"), false, "Shard format of a job that says nothing: v2 or v3";
+    /// Default codec.
+    CODEC = "DES_CODEC", "codec", "CODEC", Some("zstd"), false, "Compression of a job that says nothing: auto, none, zstd or lz4";
+    /// Default level.
+    LEVEL = "DES_LEVEL", "level", "LEVEL", Some("3"), false, "zstd level of a job that says nothing, 1 to 22";
+    /// Default shard size.
+    MAX_SHARD_SIZE = "DES_MAX_SHARD_SIZE", "max-shard-size", "BYTES", Some("1000000000"), false, "Source bytes after which a job that says nothing begins a new shard";
+    /// Default big-file threshold.
+    BIG_FILE_THRESHOLD = "DES_BIG_FILE_THRESHOLD_BYTES", "big-file-threshold-bytes", "BYTES", Some("10485760"), false, "Larger files become objects of their own";
+    /// Prefix of big files.
+    BIGFILES_PREFIX = "DES_BIGFILES_PREFIX", "bigfiles-prefix", "PREFIX", Some("_bigFiles"), false, "Key prefix of big files beside the shards";
+    /// Bytes of the retriever's cache.
+    CACHE_BYTES = "DES_CACHE_BYTES", "cache-bytes", "BYTES", Some("268435456"), false, "Memory for listings, index blocks and dictionaries of the retriever";
+    /// Age of a listing.
+    LISTING_TTL_SECONDS = "DES_LISTING_TTL_SECONDS", "listing-ttl-seconds", "SECONDS", Some("5"), false, "How long the retriever trusts a listing of a slot's shards";
+    /// Where large manifests wait for planning.
+    SPOOL_DIR = "DES_SPOOL_DIR", "spool-dir", "DIR", None, false, "Folder for temporary files of planning; the system's own when not set";
+    /// Log format.
+    LOG_FORMAT = "DES_LOG_FORMAT", "log-format", "FORMAT", Some("text"), false, "Log lines: text or json";
+    /// Log filter.
+    LOG = "DES_LOG", "log", "FILTER", Some("info"), false, "Log filter, for example info or des_worker=debug,info";
+}
+
+/// Address of the retriever.
+pub const LISTEN_RETRIEVER: Setting = Setting { default: Some("127.0.0.1:8000"), ..LISTEN_COORDINATOR };
+/// Address of a worker's health and metrics.
+pub const LISTEN_WORKER: Setting = Setting { default: Some("127.0.0.1:9100"), ..LISTEN_COORDINATOR };
+
+/// Settings of zones, for all three services.
+pub const ZONES: &[Setting] =
+    &[BACKEND, BASE_DIR, N_BITS, S3_BUCKET, S3_REGION, S3_ENDPOINT_URL, S3_PREFIX, ZONES_CONFIG];
+/// Settings of the queue, for the coordinator and the workers.
+pub const QUEUE: &[Setting] = &[REDIS_URL, NAMESPACE, LEASE_SECONDS, MAX_ATTEMPTS];
+/// Settings of what a job that says nothing gets.
+pub const JOB_DEFAULTS: &[Setting] = &[SHARD_FORMAT, CODEC, LEVEL, MAX_SHARD_SIZE, BIG_FILE_THRESHOLD, BIGFILES_PREFIX];
+/// Settings of every service's process.
+pub const PROCESS: &[Setting] = &[API_KEYS, ALLOW_ANONYMOUS, DRAIN_SECONDS, LOG_FORMAT, LOG];
