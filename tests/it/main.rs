@@ -1,4 +1,5 @@
 //! The whole system, one module for each story.
 
 mod harness;
+mod main_story;
 mod stores;
