@@ -2,4 +2,5 @@
 
 mod harness;
 mod main_story;
+mod queue;
 mod stores;
