@@ -10,7 +10,7 @@ use crate::segment::{CodecChoice, ShardFormat};
 use crate::shard::{Codec, Entry, Location, ShardError, ShardWriter, TAIL_READ_BYTES, Version};
 use crate::store::call::Operation;
 use crate::store::faults::{Fault, FaultStore, Rule};
-use crate::store::{SharedStore, StoreErrorKind, WriteOptions, ObjectStore};
+use crate::store::{ObjectStore, SharedStore, StoreErrorKind, WriteOptions};
 
 const KEY: &str = "20250310_1F_0000.des";
 
