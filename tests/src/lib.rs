@@ -1,1 +1,8 @@
-//! The whole system under test: harness for real Redis, real SeaweedFS and real processes, and the stories they run.
+//! What the tests of the whole system need: real servers, a proxy that breaks connections, a cluster of real
+//! processes, a corpus of real files, and nothing left behind.
+
+pub mod cluster;
+pub mod corpus;
+pub mod proxy;
+pub mod servers;
+pub mod story;

@@ -16,7 +16,9 @@
 //!
 //! `settle` takes any open task straight to `committed` or `dead`: reconciliation found its receipt.
 
+pub mod contract;
 pub mod memory;
+pub mod redis;
 mod values;
 
 use std::fmt;

@@ -73,10 +73,11 @@ pub(super) fn parse(text: &str) -> Result<ZonesConfig, ZonesError> {
     if problems.is_empty() {
         return ZonesConfig::new(n_bits, zones);
     }
-    // What can be said about the zones that are whole, except gaps, which the others may be meant to fill.
+    // What can be said about the zones that are whole, except what the others may be meant to fill.
     let ranges = zones.iter().map(|zone| (zone.name.as_str(), zone.range)).collect();
-    problems
-        .extend(range_problems(n_bits, ranges).into_iter().filter(|problem| !problem.starts_with("no zone covers")));
+    let incomplete =
+        |problem: &String| problem.starts_with("no zone covers") || problem.starts_with("there are no zones");
+    problems.extend(range_problems(n_bits, ranges).into_iter().filter(|problem| !incomplete(problem)));
     Err(ZonesError { problems })
 }
 
@@ -95,13 +96,11 @@ fn n_bits(raw: Option<i64>, problems: &mut Vec<String>) -> Option<NBits> {
         problems.push("n_bits is missing; expected 4 to 16".to_owned());
         return None;
     };
-    match u8::try_from(raw).ok().map(NBits::new) {
-        Some(Ok(n_bits)) => Some(n_bits),
-        _ => {
-            problems.push(format!("n_bits is {raw}; expected 4 to 16"));
-            None
-        }
+    let n_bits = u8::try_from(raw).ok().and_then(|bits| NBits::new(bits).ok());
+    if n_bits.is_none() {
+        problems.push(format!("n_bits is {raw}; expected 4 to 16"));
     }
+    n_bits
 }
 
 fn check_zone(at: usize, raw: RawZone, problems: &mut Vec<String>) -> Option<ZoneConfig> {
