@@ -16,6 +16,9 @@
 //!
 //! `settle` takes any open task straight to `committed` or `dead`: reconciliation found its receipt.
 
+pub mod memory;
+mod values;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,19 @@
 //! Object stores behind one small trait. No vendor type crosses it.
 //!
 //! Implementations: [`local`] (a folder), [`s3`] (any S3-compatible server) and [`faults`] (a wrapper that fails on
-//! purpose, for tests). All of them pass the contract suite in [`contract`]. [`zones`] maps shard indexes to stores.
+//! purpose, for tests). All of them pass the contract suite in [`contract`]. [`zones`] maps shard indexes to stores,
+//! [`retrying`] is the one layer that tries again, [`metered`] counts, [`backend`] says where a store is.
+
+pub mod backend;
+pub mod call;
+pub mod contract;
+pub mod faults;
+pub mod local;
+pub mod metered;
+mod probe;
+pub mod retrying;
+pub mod s3;
+pub mod zones;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,19 +42,28 @@ pub struct ObjectMeta {
     pub size: u64,
     /// Entity tag as the store gives it, quotes included; changes when the bytes do.
     pub etag: String,
-    /// Unix milliseconds of the last change.
+    /// Unix milliseconds of the last change; from a write, the writer's own clock.
     pub last_modified_ms: u64,
     /// User metadata given at creation. Empty from `list`, and where a store keeps none (see
     /// [`Capabilities::metadata`]).
     pub metadata: BTreeMap<String, String>,
 }
 
-/// A part of an object to read. Empty ranges are answered without asking the store.
+impl ObjectMeta {
+    /// What is known of an object that nobody asked the store about: its key.
+    pub fn unasked(key: &str) -> Self {
+        Self { key: key.to_owned(), size: 0, etag: String::new(), last_modified_ms: 0, metadata: BTreeMap::new() }
+    }
+}
+
+/// A part of an object to read. Empty ranges (`Span` of no bytes, `Suffix(0)`) are answered without asking the store:
+/// their `meta` has only the key, and nothing says whether the object exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ByteRange {
     /// All of it.
     Full,
-    /// From `start` up to but not including `end`, in bytes. Reaching past the end of the object is an error.
+    /// From `start` up to but not including `end`, in bytes. Reaching past the end of the object is an error, and so is
+    /// a `start` greater than `end`.
     Span(Range<u64>),
     /// The last `n` bytes; all of a shorter object.
     Suffix(u64),
@@ -65,6 +86,19 @@ pub struct FetchedStream {
     pub meta: ObjectMeta,
     /// The bytes, in order. An error ends the stream.
     pub stream: BoxStream<'static, Result<Bytes, StoreError>>,
+}
+
+impl FetchedStream {
+    /// The answer to an empty range.
+    pub fn empty(key: &str) -> Self {
+        Self { meta: ObjectMeta::unasked(key), stream: Box::pin(futures::stream::empty()) }
+    }
+}
+
+impl fmt::Debug for FetchedStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FetchedStream").field("meta", &self.meta).finish_non_exhaustive()
+    }
 }
 
 /// Whether a write may replace what is there.
@@ -148,7 +182,8 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     /// The store for people: `s3://bucket/prefix` or `file:///dir`. Never a secret.
     fn url(&self) -> String;
 
-    /// Metadata of an object. [`StoreErrorKind::NotFound`] when there is none.
+    /// Metadata of an object. [`StoreErrorKind::NotFound`] when there is none, also where the bucket is missing and the
+    /// store's answer has no body to say so; [`ObjectStore::check`] tells the two apart.
     async fn head(&self, key: &str) -> Result<ObjectMeta, StoreError>;
 
     /// Reads a range into memory. [`StoreErrorKind::InvalidRange`] when it reaches past the end.
@@ -176,7 +211,8 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     /// The parts that are really there, in order of their numbers.
     async fn list_parts(&self, key: &str, upload_id: &str) -> Result<Vec<PartTag>, StoreError>;
 
-    /// Makes the object out of its parts; readers see all of it or nothing.
+    /// Makes the object out of its parts, in the order of their numbers; readers see all of it or nothing. The upload
+    /// is gone after a success, and still there after [`StoreErrorKind::AlreadyExists`].
     async fn complete_upload(
         &self,
         key: &str,

@@ -1,0 +1,211 @@
+//! Where a bucket is and how long to wait for it; the SDK's clients for it.
+
+use std::fmt;
+use std::time::Duration;
+
+use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    StalledStreamProtectionConfig,
+};
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+
+/// The region of a configuration that names none, nor does the environment or the profile.
+pub const DEFAULT_REGION: &str = "us-east-1";
+
+/// A bucket and how to reach it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct S3Config {
+    /// Name of the bucket.
+    pub bucket: String,
+    /// Region; by default the environment's or profile's, then `us-east-1`.
+    pub region: Option<String>,
+    /// URL of an S3-compatible server (bucket names then go into the path); by default AWS's, or `AWS_ENDPOINT_URL`.
+    pub endpoint_url: Option<String>,
+    /// What every key starts with inside the bucket; a slash is added at its end where it is missing.
+    pub prefix: String,
+    /// Profile of the AWS configuration files; by default `AWS_PROFILE`.
+    pub profile: Option<String>,
+    /// Fixed credentials instead of the usual chain.
+    pub credentials: Option<S3Credentials>,
+    /// How long to wait.
+    pub timeouts: S3Timeouts,
+}
+
+/// Fixed credentials. `Debug` shows only that there are some.
+#[derive(Clone, PartialEq, Eq)]
+pub struct S3Credentials {
+    /// The public half.
+    pub access_key_id: String,
+    /// The secret half.
+    pub secret_access_key: String,
+}
+
+impl fmt::Debug for S3Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("S3Credentials(..)")
+    }
+}
+
+/// How long one attempt may take. Reading a body is not in these: a body that stalls for 20 s is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct S3Timeouts {
+    /// To get a connection.
+    pub connect: Duration,
+    /// For a call that sends little, until the answer begins.
+    pub attempt: Duration,
+    /// For a call that sends bytes, until the answer begins: 8 MiB at 70 KB/s.
+    pub upload_attempt: Duration,
+}
+
+impl Default for S3Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            attempt: Duration::from_secs(20),
+            upload_attempt: Duration::from_secs(120),
+        }
+    }
+}
+
+impl S3Config {
+    /// A bucket with everything else as usual.
+    pub fn new(bucket: impl Into<String>) -> Self {
+        Self { bucket: bucket.into(), ..Self::default() }
+    }
+
+    /// `s3://bucket/prefix`, for people.
+    pub fn url(&self) -> String {
+        format!("s3://{}/{}", self.bucket, self.normal_prefix()).trim_end_matches('/').to_owned()
+    }
+
+    /// Says what is wrong with it, before anything is sent.
+    ///
+    /// # Errors
+    /// A sentence for people that names the setting.
+    pub fn check(&self) -> Result<(), String> {
+        let bucket_ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'/');
+        if self.bucket.is_empty() {
+            return Err("the bucket is empty; expected its name".to_owned());
+        }
+        if !self.bucket.bytes().all(bucket_ok) {
+            return Err(format!("the bucket is {:?}; expected letters, digits, dots and dashes", self.bucket));
+        }
+        if let Some(endpoint) = &self.endpoint_url
+            && !endpoint.strip_prefix("http://").or(endpoint.strip_prefix("https://")).is_some_and(|h| !h.is_empty())
+        {
+            return Err(format!("the endpoint URL is {endpoint:?}; expected http://HOST or https://HOST"));
+        }
+        let prefix = self.normal_prefix();
+        if prefix.contains('\0') || prefix.split('/').any(|part| part == "." || part == "..") {
+            return Err(format!("the prefix is {:?}; expected no `.` or `..` component and no NUL", self.prefix));
+        }
+        Ok(())
+    }
+
+    /// "" or ending in a slash, never starting with one.
+    pub(super) fn normal_prefix(&self) -> String {
+        let prefix = self.prefix.trim_start_matches('/');
+        if prefix.is_empty() || prefix.ends_with('/') { prefix.to_owned() } else { format!("{prefix}/") }
+    }
+
+    /// The client for small calls and the one for uploads.
+    pub(super) async fn clients(&self) -> (Client, Client) {
+        let shared = self.shared_config().await;
+        // Servers that are not AWS rarely have a host name for each bucket.
+        let path_style = shared.endpoint_url().is_some();
+        let reader = aws_sdk_s3::config::Builder::from(&shared)
+            .force_path_style(path_style)
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(self.timeout_config(self.timeouts.attempt))
+            // Several compatible servers refuse the SDK's checksum trailers; DES carries its own checksums.
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            // Uploads are paced by the server's disks, and the protection kills healthy slow ones.
+            .stalled_stream_protection(
+                StalledStreamProtectionConfig::enabled()
+                    .upload_enabled(false)
+                    .grace_period(Duration::from_secs(20))
+                    .build(),
+            )
+            .build();
+        let uploader = reader.to_builder().timeout_config(self.timeout_config(self.timeouts.upload_attempt)).build();
+        (Client::from_conf(reader), Client::from_conf(uploader))
+    }
+
+    async fn shared_config(&self) -> aws_config::SdkConfig {
+        let http =
+            aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+        let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http).region(self.region().await);
+        if let Some(profile) = &self.profile {
+            loader = loader.profile_name(profile);
+        }
+        if let Some(endpoint) = &self.endpoint_url {
+            loader = loader.endpoint_url(endpoint);
+        }
+        if let Some(fixed) = &self.credentials {
+            let (id, secret) = (&fixed.access_key_id, &fixed.secret_access_key);
+            loader = loader.credentials_provider(Credentials::new(id, secret, None, None, "des-configuration"));
+        }
+        loader.load().await
+    }
+
+    /// Not the SDK's own chain: that asks the instance's metadata service, which costs seconds wherever there is none.
+    async fn region(&self) -> Region {
+        if let Some(region) = &self.region {
+            return Region::new(region.clone());
+        }
+        let profile = match &self.profile {
+            Some(profile) => ProfileFileRegionProvider::builder().profile_name(profile).build(),
+            None => ProfileFileRegionProvider::builder().build(),
+        };
+        let chain = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new()).or_else(profile);
+        chain.region().await.unwrap_or_else(|| Region::from_static(DEFAULT_REGION))
+    }
+
+    fn timeout_config(&self, attempt: Duration) -> TimeoutConfig {
+        TimeoutConfig::builder().connect_timeout(self.timeouts.connect).operation_attempt_timeout(attempt).build()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_end_in_one_slash() {
+        for (given, normal) in [("", ""), ("/", ""), ("a", "a/"), ("a/", "a/"), ("/a/b", "a/b/")] {
+            let config = S3Config { prefix: given.into(), ..S3Config::new("b") };
+            assert_eq!(config.normal_prefix(), normal, "{given:?}");
+        }
+        assert_eq!(S3Config { prefix: "a/".into(), ..S3Config::new("b") }.url(), "s3://b/a");
+    }
+
+    #[test]
+    fn problems_are_named() {
+        let wrong = [
+            (S3Config::new(""), "bucket is empty"),
+            (S3Config::new("a b"), "\"a b\""),
+            (S3Config { endpoint_url: Some("localhost:9000".into()), ..S3Config::new("b") }, "http://HOST"),
+            (S3Config { endpoint_url: Some("http://".into()), ..S3Config::new("b") }, "http://HOST"),
+            (S3Config { prefix: "a/../b".into(), ..S3Config::new("b") }, "prefix"),
+        ];
+        for (config, expected) in wrong {
+            let problem = config.check().expect_err(expected);
+            assert!(problem.contains(expected), "{problem}");
+        }
+        assert_eq!(S3Config::new("fine-bucket").check(), Ok(()));
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let credentials = S3Credentials { access_key_id: "AKIAxyz".into(), secret_access_key: "hush".into() };
+        let shown = format!("{:?}", S3Config { credentials: Some(credentials), ..S3Config::new("b") });
+        assert!(!shown.contains("hush") && !shown.contains("AKIAxyz"), "{shown}");
+    }
+}
