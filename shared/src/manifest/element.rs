@@ -33,11 +33,14 @@ pub(super) fn parse(bytes: &[u8], start: Start) -> Result<ManifestEntry, Manifes
 
 /// The place right behind `before`, which starts at `start`.
 fn place_behind(before: &[u8], start: Place) -> Place {
-    let lines = before.iter().filter(|b| **b == b'\n').count() as u64;
-    match before.iter().rposition(|b| *b == b'\n') {
-        Some(at) => Place { line: start.line + lines, column: (before.len() - at) as u64 },
-        None => Place { line: start.line, column: start.column + before.len() as u64 },
+    let mut place = start;
+    for byte in before {
+        place = match byte {
+            b'\n' => Place { line: place.line + 1, column: 1 },
+            _ => Place { column: place.column + 1, ..place },
+        };
     }
+    place
 }
 
 fn syntax(error: &serde_json::Error, start: Start) -> ManifestError {

@@ -210,3 +210,8 @@ impl<R: Read> Iterator for ManifestReader<R> {
         item
     }
 }
+
+#[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+//! Compression, one payload at a time, and the bounds of decompression.
+
+use std::borrow::Cow;
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use lz4_flex::frame::{BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
+use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, DDict};
+
+use super::dictionary::PackDictionary;
+use super::entry::Codec;
+use super::error::ShardError;
+use crate::segment::{CodecChoice, PackOptions, ShardFormat};
+
+/// Level of index blocks and directories: part of the format's bytes, so no option changes it.
+const INDEX_LEVEL: i32 = 6;
+/// Names whose content is already compressed. The list is the existing implementation's, no more and no less.
+const COMPRESSED_EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "gif", "zip", "gz", "bz2", "xz"];
+/// Files up to this many bytes are compressed with the shard's dictionary; larger ones bring enough context of their
+/// own, and a plain frame can be handed to HTTP clients as it is.
+pub(super) const MAX_DICTIONARY_FILE: usize = 64 * 1024;
+/// The most a dictionary entry may be before compression, in bytes: what readers accept, above what is written.
+pub(super) const MAX_DICTIONARY_RAW: u64 = 1 << 20;
+
+/// False for names whose content is already compressed, judged by the extension of the last path component.
+pub fn should_compress(uid: &str) -> bool {
+    // The existing implementation asks Python's pathlib: empty and "." components do not count.
+    let Some(name) = uid.rsplit('/').find(|part| !part.is_empty() && *part != ".") else { return true };
+    match name.rfind('.') {
+        Some(dot) if dot > 0 && dot + 1 < name.len() => {
+            !COMPRESSED_EXTENSIONS.iter().any(|e| name[dot + 1..].eq_ignore_ascii_case(e))
+        }
+        _ => true,
+    }
+}
+
+/// One payload as it will be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded<'a> {
+    /// The stored bytes: the file's own where compression did not shrink them.
+    pub bytes: Cow<'a, [u8]>,
+    /// What the index says about them.
+    pub info: PayloadInfo,
+}
+
+/// What the index says about a stored payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PayloadInfo {
+    /// How the bytes are stored.
+    pub codec: Codec,
+    /// Size before compression in bytes.
+    pub raw_len: u64,
+    /// Stored size in bytes.
+    pub stored_len: u64,
+    /// CRC-32C of the stored bytes.
+    pub crc32c: u32,
+}
+
+impl PayloadInfo {
+    /// Describes stored bytes.
+    pub fn of(codec: Codec, raw_len: u64, stored: &[u8]) -> Self {
+        Self { codec, raw_len, stored_len: stored.len() as u64, crc32c: crc32c::crc32c(stored) }
+    }
+}
+
+enum Method {
+    Store,
+    Zstd { context: CCtx<'static>, dictionary: Option<Arc<PackDictionary>> },
+    Lz4 { checksum: bool },
+}
+
+/// Compresses payloads one after the other. Reuses its contexts: make one for each thread, not for each file.
+pub struct Encoder {
+    method: Method,
+    scratch: Vec<u8>,
+}
+
+impl Encoder {
+    /// An encoder for a shard's options and dictionary.
+    ///
+    /// # Errors
+    /// [`ShardError::Usage`] for a level outside zstd's 1 to 22, or a dictionary where the options have no use for it.
+    pub fn new(options: &PackOptions, dictionary: Option<Arc<PackDictionary>>) -> Result<Self, ShardError> {
+        if dictionary.is_some() && !super::dictionary::is_possible(options) {
+            let detail = format!("a dictionary for {} with codec {}", options.format, options.codec);
+            return Err(ShardError::Usage(detail));
+        }
+        // Version 2 has no checksums of its own: the frames carry them, four bytes each. Version 3 has CRC-32C.
+        let checksum = options.format == ShardFormat::V2;
+        let method = match options.codec {
+            CodecChoice::None => Method::Store,
+            CodecChoice::Lz4 => Method::Lz4 { checksum },
+            CodecChoice::Auto | CodecChoice::Zstd => {
+                Method::Zstd { context: zstd_context(options.level, checksum)?, dictionary }
+            }
+        };
+        Ok(Self { method, scratch: Vec::new() })
+    }
+
+    /// The stored form of one file: as it is when its name says that it is compressed already, or when compression
+    /// does not make it smaller.
+    ///
+    /// # Errors
+    /// [`ShardError::Usage`] when the compression library fails, which it does only for want of memory.
+    pub fn encode<'a>(&mut self, uid: &str, raw: &'a [u8]) -> Result<Encoded<'a>, ShardError> {
+        let codec = if raw.is_empty() || !should_compress(uid) { Codec::None } else { self.compress(raw)? };
+        let bytes = match codec {
+            Codec::None => Cow::Borrowed(raw),
+            _ => Cow::Owned(self.scratch.clone()),
+        };
+        let info = PayloadInfo::of(codec, raw.len() as u64, &bytes);
+        Ok(Encoded { bytes, info })
+    }
+
+    /// Leaves the compressed bytes in the scratch buffer; [`Codec::None`] when they are not fewer.
+    fn compress(&mut self, raw: &[u8]) -> Result<Codec, ShardError> {
+        self.scratch.clear();
+        let codec = match &mut self.method {
+            Method::Store => return Ok(Codec::None),
+            Method::Zstd { context, dictionary } => {
+                self.scratch.reserve(zstd_safe::compress_bound(raw.len()));
+                match dictionary.as_ref().filter(|_| raw.len() <= MAX_DICTIONARY_FILE) {
+                    Some(dictionary) => {
+                        context
+                            .compress_using_cdict(&mut self.scratch, raw, dictionary.prepared())
+                            .map_err(zstd_failed)?;
+                        Codec::ZstdDict
+                    }
+                    None => {
+                        context.compress2(&mut self.scratch, raw).map_err(zstd_failed)?;
+                        Codec::Zstd
+                    }
+                }
+            }
+            Method::Lz4 { checksum } => {
+                let info = lz4_frame_info(raw.len(), *checksum);
+                let mut frame = FrameEncoder::with_frame_info(info, &mut self.scratch);
+                let failed = |e: &dyn std::fmt::Display| ShardError::Usage(format!("LZ4 failed: {e}"));
+                frame.write_all(raw).map_err(|e| failed(&e))?;
+                frame.finish().map_err(|e| failed(&e))?;
+                Codec::Lz4
+            }
+        };
+        Ok(if self.scratch.len() < raw.len() { codec } else { Codec::None })
+    }
+}
+
+fn zstd_failed(code: usize) -> ShardError {
+    ShardError::Usage(format!("zstd failed: {}", zstd_safe::get_error_name(code)))
+}
+
+fn zstd_context(level: i32, checksum: bool) -> Result<CCtx<'static>, ShardError> {
+    if !(1..=zstd_safe::max_c_level()).contains(&level) {
+        return Err(ShardError::Usage(format!("level {level}; expected 1 to {}", zstd_safe::max_c_level())));
+    }
+    let no_memory = || ShardError::Usage("no memory for a zstd context".to_owned());
+    let mut context = CCtx::try_create().ok_or_else(no_memory)?;
+    context.set_parameter(CParameter::CompressionLevel(level)).map_err(zstd_failed)?;
+    context.set_parameter(CParameter::ChecksumFlag(checksum)).map_err(zstd_failed)?;
+    Ok(context)
+}
+
+fn lz4_frame_info(raw_len: usize, checksum: bool) -> FrameInfo {
+    // The smallest block that holds the file: readers allocate by it.
+    let block_size = match raw_len {
+        0..=0x1_0000 => BlockSize::Max64KB,
+        0x1_0001..=0x4_0000 => BlockSize::Max256KB,
+        0x4_0001..=0x10_0000 => BlockSize::Max1MB,
+        _ => BlockSize::Max4MB,
+    };
+    FrameInfo::new().block_size(block_size).content_size(Some(raw_len as u64)).content_checksum(checksum)
+}
+
+/// Compresses a part of the index.
+pub(super) fn compress_index(raw: &[u8]) -> Result<Vec<u8>, ShardError> {
+    let mut out = Vec::with_capacity(zstd_safe::compress_bound(raw.len()));
+    zstd_context(INDEX_LEVEL, false)?.compress2(&mut out, raw).map_err(zstd_failed)?;
+    out.shrink_to_fit();
+    Ok(out)
+}
+
+/// Decompresses a part of the index: one zstd frame that says its size, which is at most `limit` bytes.
+pub(super) fn decompress_index(frame: &[u8], limit: usize) -> Result<Vec<u8>, String> {
+    let Ok(Some(raw_len)) = zstd_safe::get_frame_content_size(frame) else {
+        return Err("not a zstd frame that says its size".to_owned());
+    };
+    if raw_len > limit as u64 {
+        return Err(format!("{raw_len} bytes after decompression; at most {limit} are allowed"));
+    }
+    decompress_zstd(&mut new_context()?, frame, raw_len, None)
+}
+
+pub(super) fn new_context() -> Result<DCtx<'static>, String> {
+    DCtx::try_create().ok_or_else(|| "no memory for a zstd context".to_owned())
+}
+
+/// Decompresses exactly one zstd frame of exactly `raw_len` bytes.
+pub(super) fn decompress_zstd(
+    context: &mut DCtx<'static>,
+    frame: &[u8],
+    raw_len: u64,
+    dictionary: Option<&DDict<'static>>,
+) -> Result<Vec<u8>, String> {
+    if !frame.starts_with(&zstd_safe::MAGICNUMBER.to_le_bytes()) {
+        return Err("not a zstd frame".to_owned());
+    }
+    let named = |code| format!("zstd: {}", zstd_safe::get_error_name(code));
+    let frame_len = zstd_safe::find_frame_compressed_size(frame).map_err(named)?;
+    if frame_len != frame.len() {
+        return Err(format!("{} bytes behind the end of the zstd frame", frame.len() - frame_len));
+    }
+    match zstd_safe::get_frame_content_size(frame) {
+        Ok(Some(size)) if size != raw_len => {
+            return Err(format!("the zstd frame holds {size} bytes, the index says {raw_len}"));
+        }
+        Ok(_) => {}
+        Err(_) => return Err("damaged zstd frame header".to_owned()),
+    }
+    // Four bytes of a frame make at most one block of 128 KiB: more cannot come out, whatever the index says.
+    let possible = (frame.len() as u64 / 4).saturating_mul(128 * 1024);
+    let mut raw = reserve(raw_len, possible)?;
+    let result = match dictionary {
+        Some(dictionary) => context.decompress_using_ddict(&mut raw, frame, dictionary),
+        None => context.decompress(&mut raw, frame),
+    };
+    result.map_err(named)?;
+    check_len(raw, raw_len)
+}
+
+/// Decompresses exactly one LZ4 frame of exactly `raw_len` bytes.
+pub(super) fn decompress_lz4(frame: &[u8], raw_len: u64) -> Result<Vec<u8>, String> {
+    let frame_len = lz4_frame_len(frame).ok_or("not a whole LZ4 frame")?;
+    if frame_len != frame.len() {
+        return Err(format!("{} bytes behind the end of the LZ4 frame", frame.len() - frame_len));
+    }
+    // A byte of an LZ4 block stands for at most 255 bytes.
+    let mut raw = reserve(raw_len, (frame.len() as u64).saturating_mul(255))?;
+    let decoder = FrameDecoder::new(frame);
+    decoder.take(raw_len.saturating_add(1)).read_to_end(&mut raw).map_err(|e| format!("LZ4: {e}"))?;
+    check_len(raw, raw_len)
+}
+
+/// Room for what the index promises, if the stored bytes can hold that much at all.
+fn reserve(raw_len: u64, possible: u64) -> Result<Vec<u8>, String> {
+    if raw_len > possible {
+        return Err(format!("the index says {raw_len} bytes; the stored ones hold at most {possible}"));
+    }
+    let mut raw = Vec::new();
+    // At least one byte: zstd wants a real address even for an empty file.
+    raw.try_reserve_exact((raw_len as usize).max(1)).map_err(|e| format!("{raw_len} bytes: {e}"))?;
+    Ok(raw)
+}
+
+fn check_len(raw: Vec<u8>, raw_len: u64) -> Result<Vec<u8>, String> {
+    if raw.len() as u64 == raw_len {
+        Ok(raw)
+    } else {
+        Err(format!("{} bytes after decompression, the index says {raw_len}", raw.len()))
+    }
+}
+
+/// The length of the LZ4 frame at the start of `bytes`, found from its block lengths alone; `None` when it is cut
+/// short. The decoder does not tell: it takes the end of the input for the end of the frame.
+fn lz4_frame_len(bytes: &[u8]) -> Option<usize> {
+    const MAGIC: [u8; 4] = 0x184D_2204u32.to_le_bytes();
+    if !bytes.starts_with(&MAGIC) {
+        return None;
+    }
+    let flags = *bytes.get(4)?;
+    let has = |bit: u8| usize::from(flags >> bit & 1);
+    // Magic, flags, block descriptor, content size, dictionary id, header checksum.
+    let mut at = 4 + 2 + has(3) * 8 + has(0) * 4 + 1;
+    loop {
+        let size = u32::from_le_bytes(*bytes.get(at..)?.first_chunk::<4>()?);
+        at += 4;
+        if size == 0 {
+            at += has(2) * 4;
+            return (at <= bytes.len()).then_some(at);
+        }
+        at += (size & 0x7fff_ffff) as usize + has(4) * 4;
+    }
+}
+
+/// The window a reader of this zstd frame must keep, in bytes; `None` when `frame` does not start as one.
+///
+/// HTTP allows the content coding `zstd` only for windows of up to 8 MiB (RFC 9659), so a stored frame with a larger
+/// one must be decompressed before it is sent.
+pub fn zstd_window_len(frame: &[u8]) -> Option<u64> {
+    if !frame.starts_with(&zstd_safe::MAGICNUMBER.to_le_bytes()) {
+        return None;
+    }
+    let descriptor = *frame.get(4)?;
+    if descriptor & 0x20 != 0 {
+        return zstd_safe::get_frame_content_size(frame).ok().flatten();
+    }
+    let window = *frame.get(5)?;
+    let base = 1u64 << (10 + (window >> 3));
+    Some(base + base / 8 * u64::from(window & 7))
+}

@@ -1,0 +1,193 @@
+//! The shard's zstd dictionary: what small similar files have in common, stored once.
+//!
+//! Which files it is learnt from, and whether it is used at all, follows from the file list and the files alone, so
+//! every machine gets the same bytes.
+
+use bytes::Bytes;
+use zstd::zstd_safe::{self, CDict, DDict};
+
+use super::codec::{MAX_DICTIONARY_FILE, should_compress};
+use super::error::{Part, ShardError};
+use super::footer::{Footer, MAX_DICTIONARY_BYTES};
+use crate::segment::{CodecChoice, PackOptions, ShardFormat};
+
+/// Bytes of samples at most: the library's advice is a hundred times the dictionary; the gain from the second half of
+/// that is below 1 %, the time for it is not.
+const SAMPLE_BUDGET: u64 = 4 << 20;
+/// A dictionary is at most this part of the bytes it is for, so that it can pay at all.
+const BYTES_PER_DICTIONARY_BYTE: u64 = 16;
+/// With less than this many files or bytes to use it for, no dictionary is tried.
+const MIN_FILES: usize = 16;
+const MIN_BYTES: u64 = 32 * 1024;
+/// Every fourth sample is kept out of the training and judges the result.
+const HELD_OUT: usize = 4;
+
+/// True when a shard with these options may hold a dictionary.
+pub(super) fn is_possible(options: &PackOptions) -> bool {
+    options.format == ShardFormat::V3 && matches!(options.codec, CodecChoice::Auto | CodecChoice::Zstd)
+}
+
+/// Which files of a shard to learn its dictionary from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SampleChoice {
+    /// Positions in the list given, to be read and handed to [`SampleChoice::train`] in this order. At most 4 MiB
+    /// of files, of at most 64 KiB each.
+    pub files: Vec<usize>,
+    /// Bytes of all files that would use the dictionary.
+    eligible_bytes: u64,
+}
+
+/// Chooses the samples for a shard of `files`, each a uid with its size in bytes; `None` when a dictionary cannot
+/// pay or the options have no use for one. The order of the list does not matter.
+pub fn choose_samples<'a>(options: &PackOptions, files: impl Iterator<Item = (&'a str, u64)>) -> Option<SampleChoice> {
+    if !is_possible(options) {
+        return None;
+    }
+    let mut eligible: Vec<(u32, &str, u64, usize)> = files
+        .enumerate()
+        .filter(|(_, (uid, size))| (1..=MAX_DICTIONARY_FILE as u64).contains(size) && should_compress(uid))
+        .map(|(at, (uid, size))| (crc32c::crc32c(uid.as_bytes()), uid, size, at))
+        .collect();
+    let eligible_bytes = eligible.iter().map(|e| e.2).sum();
+    if eligible.len() < MIN_FILES || eligible_bytes < MIN_BYTES {
+        return None;
+    }
+    // By the hash of the uid: as good as random, and the same everywhere.
+    eligible.sort_unstable();
+    let mut room = SAMPLE_BUDGET;
+    let chosen = eligible.iter().map_while(|e| {
+        room = room.checked_sub(e.2)?;
+        Some(e.3)
+    });
+    Some(SampleChoice { files: chosen.collect(), eligible_bytes })
+}
+
+impl SampleChoice {
+    /// Learns a dictionary from the chosen files' bytes; `None` when it would not pay: what it saves on files it has
+    /// not seen, projected on the shard, must exceed its own size.
+    pub fn train(&self, samples: &[&[u8]], level: i32) -> Option<Vec<u8>> {
+        let (mut training, mut sizes, mut held_out) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, sample) in samples.iter().enumerate() {
+            if at % HELD_OUT == HELD_OUT - 1 {
+                held_out.push(*sample);
+            } else if !sample.is_empty() {
+                training.extend_from_slice(sample);
+                sizes.push(sample.len());
+            }
+        }
+        let capacity = (self.eligible_bytes / BYTES_PER_DICTIONARY_BYTE).min(MAX_DICTIONARY_BYTES as u64) as usize;
+        // Refused by the library when the samples have too little in common or are too few: no dictionary then.
+        let dictionary = zstd::dict::from_continuous(&training, &sizes, capacity).ok()?;
+        self.pays(&dictionary, &held_out, level).then_some(dictionary)
+    }
+
+    fn pays(&self, dictionary: &[u8], held_out: &[&[u8]], level: i32) -> bool {
+        let Some(prepared) = CDict::try_create(dictionary, level) else { return false };
+        let Some(mut context) = zstd_safe::CCtx::try_create() else { return false };
+        let (mut plain, mut with, mut raw) = (0u64, 0u64, 0u64);
+        let mut buffer = Vec::new();
+        for sample in held_out {
+            let mut stored_len = |dictionary: Option<&CDict<'_>>| {
+                buffer.clear();
+                buffer.reserve(zstd_safe::compress_bound(sample.len()));
+                let result = match dictionary {
+                    Some(dictionary) => context.compress_using_cdict(&mut buffer, sample, dictionary),
+                    None => context.compress(&mut buffer, sample, level),
+                };
+                result.unwrap_or(sample.len()).min(sample.len()) as u64
+            };
+            plain += stored_len(None);
+            with += stored_len(Some(&prepared));
+            raw += sample.len() as u64;
+        }
+        // Integers only: a comparison of floats may differ between machines.
+        let saved = u128::from(plain.saturating_sub(with)) * u128::from(self.eligible_bytes);
+        saved > dictionary.len() as u128 * u128::from(raw)
+    }
+}
+
+/// A dictionary digested for compression at one level; share it between the encoders of a shard.
+pub struct PackDictionary {
+    bytes: Vec<u8>,
+    prepared: CDict<'static>,
+}
+
+impl PackDictionary {
+    /// Digests a dictionary.
+    ///
+    /// # Errors
+    /// [`ShardError::Usage`] for bytes that are no dictionary or too many.
+    pub fn new(bytes: Vec<u8>, level: i32) -> Result<Self, ShardError> {
+        check(&bytes).map_err(ShardError::Usage)?;
+        let prepared = CDict::try_create(&bytes, level);
+        match prepared {
+            Some(prepared) => Ok(Self { bytes, prepared }),
+            None => Err(ShardError::Usage("zstd does not accept the dictionary".to_owned())),
+        }
+    }
+
+    /// The dictionary's bytes, as the shard stores them.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn prepared(&self) -> &CDict<'static> {
+        &self.prepared
+    }
+}
+
+/// A dictionary digested for decompression; share it between all readers of a shard.
+pub struct Dictionary {
+    bytes: Bytes,
+    prepared: DDict<'static>,
+}
+
+impl std::fmt::Debug for Dictionary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Dictionary({} bytes)", self.bytes.len())
+    }
+}
+
+impl Dictionary {
+    /// Reads a shard's dictionary, the bytes of [`Footer::dictionary_range`].
+    ///
+    /// # Errors
+    /// [`ShardError::Corrupt`] when they are damaged.
+    pub fn parse(footer: &Footer, bytes: Bytes) -> Result<Self, ShardError> {
+        let corrupt = |detail: String| ShardError::corrupt(Part::Dictionary, footer.dict_offset, detail);
+        if bytes.len() as u64 != u64::from(footer.dict_len) {
+            let detail = format!("{} bytes of a dictionary of {}", bytes.len(), footer.dict_len);
+            return Err(ShardError::Usage(detail));
+        }
+        let actual = crc32c::crc32c(&bytes);
+        if actual != footer.dict_crc32c {
+            return Err(corrupt(format!("CRC-32C {actual:08x}, the footer says {:08x}", footer.dict_crc32c)));
+        }
+        check(&bytes).map_err(corrupt)?;
+        let prepared =
+            DDict::try_create(&bytes).ok_or_else(|| corrupt("zstd does not accept the dictionary".to_owned()))?;
+        Ok(Self { bytes, prepared })
+    }
+
+    pub(super) fn prepared(&self) -> &DDict<'static> {
+        &self.prepared
+    }
+
+    /// Memory held in bytes, for a cache that is bounded by bytes.
+    pub fn heap_bytes(&self) -> usize {
+        self.bytes.len() + self.prepared.sizeof()
+    }
+}
+
+/// Only dictionaries in zstd's own form, with its entropy tables and an id: raw content has no id, so a frame could
+/// not tell which dictionary it needs.
+fn check(bytes: &[u8]) -> Result<(), String> {
+    const MAGIC: [u8; 4] = 0xEC30_A437u32.to_le_bytes();
+    if bytes.len() > MAX_DICTIONARY_BYTES {
+        return Err(format!("a dictionary of {} bytes; at most {MAX_DICTIONARY_BYTES} are allowed", bytes.len()));
+    }
+    if !bytes.starts_with(&MAGIC) {
+        return Err("not a zstd dictionary: it does not start with 37 a4 30 ec".to_owned());
+    }
+    Ok(())
+}
