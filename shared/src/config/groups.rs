@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Values, settings};
@@ -10,98 +9,6 @@ use crate::job::{JobDefaults, MAX_INLINE_BYTES, MAX_SHARD_SIZE};
 use crate::queue::QueueConfig;
 use crate::routing::NBits;
 use crate::segment::PackOptions;
-
-/// Where shards live.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// One folder.
-    Local {
-        /// The folder.
-        base_dir: PathBuf,
-    },
-    /// One bucket.
-    S3 {
-        /// Its name.
-        bucket: String,
-        /// Its region, when said.
-        region: Option<String>,
-        /// Endpoint of an S3-compatible server.
-        endpoint_url: Option<String>,
-        /// Key prefix, `""` or ending as the user wrote it.
-        prefix: String,
-    },
-    /// Zones by shard index.
-    MultiS3 {
-        /// The zones file.
-        zones_config: PathBuf,
-    },
-}
-
-/// Zones and the width of the shard index.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ZoneSettings {
-    /// Where shards live.
-    pub backend: Backend,
-    /// Width of the shard index; the zones file has its own.
-    pub n_bits: NBits,
-}
-
-impl ZoneSettings {
-    /// Reads `settings::ZONES`.
-    pub fn read(values: &mut Values) -> Option<Self> {
-        let n_bits = values.read(&settings::N_BITS, str::parse)?;
-        let backend = match values.text(&settings::BACKEND).unwrap_or_default().trim() {
-            "local" => {
-                required(values, &settings::BASE_DIR, "local").map(|dir| Backend::Local { base_dir: dir.into() })
-            }
-            "s3" => required(values, &settings::S3_BUCKET, "s3").map(|bucket| Backend::S3 {
-                bucket,
-                region: values.text(&settings::S3_REGION),
-                endpoint_url: values.text(&settings::S3_ENDPOINT_URL),
-                prefix: values.text(&settings::S3_PREFIX).unwrap_or_default(),
-            }),
-            "multi_s3" => required(values, &settings::ZONES_CONFIG, "multi_s3")
-                .map(|path| Backend::MultiS3 { zones_config: path.into() }),
-            other => {
-                values.problem(format!("DES_BACKEND: {other:?} is not a backend; expected local, s3 or multi_s3"));
-                None
-            }
-        };
-        Some(Self { backend: backend?, n_bits })
-    }
-}
-
-fn required(values: &mut Values, setting: &super::Setting, backend: &str) -> Option<String> {
-    let text = values.text(setting);
-    if text.is_none() {
-        values.problem(format!("{} (--{}): required by the {backend} backend", setting.name, setting.flag));
-    }
-    text
-}
-
-/// Where the state store is; `None` means `_des/` beside the first zone's shards.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StateSettings {
-    /// `s3://bucket/prefix` or `file:///dir`.
-    pub url: Option<String>,
-}
-
-impl StateSettings {
-    /// Reads `settings::STATE_URL`.
-    pub fn read(values: &mut Values) -> Option<Self> {
-        if values.text(&settings::STATE_URL).is_none() {
-            return Some(Self { url: None });
-        }
-        let url = values.read(&settings::STATE_URL, |text| {
-            if text.starts_with("s3://") || text.starts_with("file:///") {
-                Ok(text.to_owned())
-            } else {
-                Err(format!("{text:?} is neither s3://bucket/prefix nor file:///dir"))
-            }
-        })?;
-        Some(Self { url: Some(url) })
-    }
-}
 
 /// Redis and the queue's rules.
 #[derive(Clone)]
@@ -261,53 +168,6 @@ impl Listen {
     }
 }
 
-/// Folders and `s3://` prefixes sources may be read from. Nothing is allowed when it is empty.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SourceRoots {
-    /// Absolute folders, symbolic links resolved.
-    pub folders: Vec<PathBuf>,
-    /// `(bucket, key prefix)`; the prefix is empty or ends with `/`.
-    pub buckets: Vec<(String, String)>,
-}
-
-impl SourceRoots {
-    /// Reads `settings::SOURCE_ROOTS`.
-    pub fn read(values: &mut Values) -> Option<Self> {
-        if values.text(&settings::SOURCE_ROOTS).is_none() {
-            return Some(Self::default());
-        }
-        values.read(&settings::SOURCE_ROOTS, Self::parse)
-    }
-
-    /// Parses a comma-separated list.
-    ///
-    /// # Errors
-    /// A sentence for people when an entry is neither an existing folder nor an `s3://` prefix.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let mut roots = Self::default();
-        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-            if let Some(rest) = item.strip_prefix("s3://") {
-                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-                if bucket.is_empty() {
-                    return Err(format!("{item:?} names no bucket"));
-                }
-                // A root is a folder: s3://b/in must not allow s3://b/internal.
-                let slash = if prefix.is_empty() || prefix.ends_with('/') { "" } else { "/" };
-                roots.buckets.push((bucket.to_owned(), format!("{prefix}{slash}")));
-            } else {
-                let path = item.strip_prefix("file://").unwrap_or(item);
-                let real =
-                    std::fs::canonicalize(path).map_err(|e| format!("{path:?} is not a readable folder: {e}"))?;
-                if !real.is_dir() {
-                    return Err(format!("{path:?} is not a folder"));
-                }
-                roots.folders.push(real);
-            }
-        }
-        Ok(roots)
-    }
-}
-
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
@@ -351,29 +211,6 @@ mod tests {
         assert!(keyed.auth.accepts(b"battery-staple"));
         assert!(!keyed.auth.accepts(b"battery-stapl"));
         assert!(!format!("{keyed:?}").contains("staple"));
-    }
-
-    #[test]
-    fn every_problem_of_the_zones_is_named() {
-        let read = |pairs: &[(&str, &str)]| {
-            let mut values = Values::from_pairs(settings::ZONES, pairs);
-            let zones = ZoneSettings::read(&mut values);
-            values.finish(zones).map_err(|e| e.to_string())
-        };
-        assert!(read(&[("DES_BACKEND", "s3")]).unwrap_err().contains("DES_S3_BUCKET"));
-        assert!(read(&[("DES_BACKEND", "tape")]).unwrap_err().contains("tape"));
-        for bits in ["3", "17", "eight"] {
-            let text = read(&[("DES_BASE_DIR", "/x"), ("DES_N_BITS", bits)]).unwrap_err();
-            assert!(text.contains("DES_N_BITS") && text.contains("4 to 16"), "{text}");
-        }
-        assert_eq!(read(&[("DES_BASE_DIR", "/x")]).unwrap().n_bits.get(), 8);
-    }
-
-    #[test]
-    fn a_root_is_a_folder_not_a_name_prefix() {
-        let roots = SourceRoots::parse("s3://b/in, s3://c").unwrap();
-        assert_eq!(roots.buckets, [("b".to_owned(), "in/".to_owned()), ("c".to_owned(), String::new())]);
-        assert!(SourceRoots::parse("/no/such/folder").unwrap_err().contains("/no/such/folder"));
     }
 
     #[test]

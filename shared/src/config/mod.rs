@@ -4,6 +4,7 @@
 //! by name, before any connection is made. A secret never appears in an error or in `--help`.
 
 mod groups;
+mod places;
 pub mod settings;
 
 use std::collections::BTreeMap;
@@ -13,9 +14,8 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, Command};
 
-pub use groups::{
-    Auth, Backend, Listen, LogFormat, QueueSettings, SourceRoots, StateSettings, ZoneSettings, job_defaults,
-};
+pub use groups::{Auth, Listen, LogFormat, QueueSettings, job_defaults};
+pub use places::{SourceRoots, StateSettings, ZoneSettings};
 
 /// One thing that can be configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
