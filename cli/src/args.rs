@@ -173,7 +173,7 @@ pub(crate) struct VerifyArgs {
     /// Shard files, folders, or s3://BUCKET/PREFIX
     #[arg(value_name = "LOCATION", required = true)]
     pub(crate) locations: Vec<String>,
-    /// Also read every big file and compare its hash; --deep=false only checks that it is there
+    /// Also read the big files beside the shards and compare their hashes; --deep=false leaves them out
     #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub(crate) deep: bool,
     /// Shards checked side by side; one a core when not set

@@ -8,7 +8,7 @@ use des_shared::receipt::{FailedFile, FailureReason};
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
-use crate::output::{Screen, count};
+use crate::output::{Screen, count, visible};
 
 /// How many failures people and JSON results get to see; the rest is in the file of `--failures`.
 const SHOWN: usize = 20;
@@ -132,13 +132,13 @@ impl FailureList {
     }
 }
 
-/// A uid that does not fill the screen, with control characters made visible.
-pub(crate) fn shortened(uid: &str) -> String {
-    let mut text: String = uid.chars().take(120).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+/// A uid that does not fill the screen.
+fn shortened(uid: &str) -> String {
+    let mut text: String = uid.chars().take(120).collect();
     if text.len() < uid.len() {
         text.push_str("...");
     }
-    text
+    visible(&text)
 }
 
 #[cfg(test)]

@@ -86,6 +86,46 @@ impl Screen {
     }
 }
 
+/// Standard output for results of many lines.
+#[derive(Debug)]
+pub(crate) struct Lines(io::BufWriter<io::Stdout>);
+
+impl Lines {
+    /// Standard output, buffered.
+    pub(crate) fn new() -> Self {
+        Self(io::BufWriter::with_capacity(64 * 1024, io::stdout()))
+    }
+
+    /// One line of text.
+    pub(crate) fn line(&mut self, text: &str) -> Result<(), CliError> {
+        written(writeln!(self.0, "{text}"))
+    }
+
+    /// One line of JSON.
+    pub(crate) fn object(&mut self, value: &impl Serialize) -> Result<(), CliError> {
+        let outcome = serde_json::to_writer(&mut self.0, value).map_err(io::Error::from);
+        written(outcome.and_then(|()| self.0.write_all(b"\n")))
+    }
+
+    /// Hands on what is buffered.
+    pub(crate) fn flush(&mut self) -> Result<(), CliError> {
+        written(self.0.flush())
+    }
+}
+
+/// Text that may hold anything, safe to show on a terminal: control characters are escaped.
+pub(crate) fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
 /// A write to standard output, as a command's outcome.
 pub(crate) fn written(outcome: io::Result<()>) -> Result<(), CliError> {
     match outcome {

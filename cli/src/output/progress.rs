@@ -134,10 +134,16 @@ impl Meter {
 
     /// Prints a line above the bar.
     pub(crate) fn say(&self, text: &str) {
+        if !matches!(self.look, Look::Silent) {
+            self.beside(|| say(text));
+        }
+    }
+
+    /// Does something that prints, with the bar out of the way.
+    pub(crate) fn beside<T>(&self, print: impl FnOnce() -> T) -> T {
         match &self.look {
-            Look::Bar(bar) => bar.suspend(|| say(text)),
-            Look::Lines { .. } => say(text),
-            Look::Silent => {}
+            Look::Bar(bar) => bar.suspend(print),
+            Look::Lines { .. } | Look::Silent => print(),
         }
     }
 }
