@@ -1,1 +1,4 @@
-//! The whole system under test: harness for real Redis, real SeaweedFS and real processes, and the stories they run.
+//! What the tests of the whole system need: real servers, a proxy that breaks connections, and nothing left behind.
+
+pub mod proxy;
+pub mod servers;

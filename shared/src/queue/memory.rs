@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use self::state::State;
-use super::values::{MAX_CLAIM, check_lock, check_settled, check_share, check_tasks, check_totals};
+use super::values::{MAX_CLAIM, MAX_TICK, check_lock, check_settled, check_share, check_tasks, check_totals};
 use super::values::{encode_checkpoint, millis};
 use super::{
     Checkpoint, FailOutcome, JobCounters, JobShare, Lease, NewTask, Queue, QueueConfig, QueueError, QueueStats,
@@ -117,7 +117,7 @@ impl Queue for MemoryQueue {
     }
 
     async fn tick(&self, limit: usize) -> Result<Tick, QueueError> {
-        Ok(self.step(|state, now| state.tick(now, &self.config, limit)))
+        Ok(self.step(|state, now| state.tick(now, &self.config, limit.min(MAX_TICK))))
     }
 
     async fn job(&self, job: JobId) -> Result<Option<JobCounters>, QueueError> {

@@ -17,6 +17,7 @@
 //! `settle` takes any open task straight to `committed` or `dead`: reconciliation found its receipt.
 
 pub mod memory;
+pub mod redis;
 mod values;
 
 use std::fmt;

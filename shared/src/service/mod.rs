@@ -76,14 +76,17 @@ impl Shutdown {
     }
 }
 
-/// Binds the address of a service.
+/// Binds the address of a service and logs `listening` with the real one, which differs where the port was 0.
 ///
 /// # Errors
 /// Names the address, which the operating system's error does not.
 pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}; choose another with --listen")))
+    let named = |e: io::Error| {
+        io::Error::new(e.kind(), format!("cannot listen on {address}: {e}; choose another with --listen"))
+    };
+    let listener = TcpListener::bind(address).await.map_err(named)?;
+    tracing::info!(address = %listener.local_addr()?, "listening");
+    Ok(listener)
 }
 
 /// Serves until the shutdown begins, then lets requests in flight end, for at most `drain`.

@@ -73,10 +73,11 @@ pub(super) fn parse(text: &str) -> Result<ZonesConfig, ZonesError> {
     if problems.is_empty() {
         return ZonesConfig::new(n_bits, zones);
     }
-    // What can be said about the zones that are whole, except gaps, which the others may be meant to fill.
+    // What can be said about the zones that are whole, except what the others may be meant to fill.
     let ranges = zones.iter().map(|zone| (zone.name.as_str(), zone.range)).collect();
-    problems
-        .extend(range_problems(n_bits, ranges).into_iter().filter(|problem| !problem.starts_with("no zone covers")));
+    let incomplete =
+        |problem: &String| problem.starts_with("no zone covers") || problem.starts_with("there are no zones");
+    problems.extend(range_problems(n_bits, ranges).into_iter().filter(|problem| !incomplete(problem)));
     Err(ZonesError { problems })
 }
 

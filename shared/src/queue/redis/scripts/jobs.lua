@@ -1,0 +1,1 @@
+return { 'ok', call('ZRANGE', ns .. ':jobs', 0, -1) }

@@ -1,0 +1,166 @@
+//! What the scripts take and answer. Everything read here may have been written by anybody: whatever does not parse is
+//! [`QueueError::Invalid`].
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use redis::{FromRedisValue, Value, from_redis_value};
+
+use crate::ids::{FencingToken, JobId, TaskId};
+use crate::queue::{
+    Checkpoint, JobCounters, Lease, QueueError, QueueStats, TaskState, TaskTotals, TaskView, WorkerView,
+};
+
+/// What a script answered.
+pub(super) enum Reply {
+    /// It did what it was asked to; the rest of its answer.
+    Done(Vec<Value>),
+    /// The job is not known.
+    Unknown,
+    /// The token is not that of the present lease.
+    Stale,
+}
+
+/// Reads the answer of any script.
+pub(super) fn reply(values: Vec<Value>) -> Result<Reply, QueueError> {
+    let mut values = values.into_iter();
+    let kind: String = part(values.next(), "kind of answer")?;
+    match kind.as_str() {
+        "ok" => Ok(Reply::Done(values.collect())),
+        "unknown" => Ok(Reply::Unknown),
+        "stale" => Ok(Reply::Stale),
+        "invalid" => Err(QueueError::Invalid(part(values.next(), "reason")?)),
+        other => Err(invalid("kind of answer", other)),
+    }
+}
+
+/// The only part of an answer.
+pub(super) fn single<T: FromRedisValue>(values: Vec<Value>, what: &str) -> Result<T, QueueError> {
+    part(values.into_iter().next(), what)
+}
+
+/// One part of an answer.
+pub(super) fn part<T: FromRedisValue>(value: Option<Value>, what: &str) -> Result<T, QueueError> {
+    let value = value.ok_or_else(|| invalid(what, "nothing"))?;
+    from_redis_value(value).map_err(|error| invalid(what, error))
+}
+
+/// Reads a number or an id.
+pub(super) fn parse<T: FromStr>(text: &str, what: &str) -> Result<T, QueueError> {
+    text.parse().map_err(|_| invalid(what, text))
+}
+
+fn invalid(what: &str, got: impl Display) -> QueueError {
+    let got: String = got.to_string().chars().take(100).collect();
+    QueueError::Invalid(format!("Redis holds a {what} this version cannot read: {got:?}"))
+}
+
+/// Task numbers have one width, so that text sorts as numbers do.
+pub(super) fn number(number: u32) -> String {
+    format!("{number:010}")
+}
+
+/// Job and number of a task, as the scripts take them.
+pub(super) fn task_args(task: TaskId) -> [String; 2] {
+    [task.job.to_string(), number(task.number)]
+}
+
+/// Totals as the scripts take them.
+pub(super) fn totals(totals: &TaskTotals, separator: char) -> String {
+    let TaskTotals { files_packed, files_failed, source_bytes, stored_bytes } = totals;
+    format!("{files_packed}{separator}{files_failed}{separator}{source_bytes}{separator}{stored_bytes}")
+}
+
+/// Task ids of a tick.
+pub(super) fn task_ids(texts: &[String]) -> Result<Vec<TaskId>, QueueError> {
+    texts.iter().map(|text| parse(text, "task id")).collect()
+}
+
+/// One lease of a claim.
+pub(super) fn lease(
+    (id, token, attempt, checkpoint): (String, String, String, Option<String>),
+) -> Result<Lease, QueueError> {
+    let task = parse(&id, "task id")?;
+    let checkpoint = checkpoint.and_then(|text| {
+        let json = text.splitn(5, ' ').nth(4).unwrap_or_default();
+        serde_json::from_str::<Checkpoint>(json)
+            // The lease is taken already. A task without its checkpoint starts again, which is right if slow; an error
+            // would keep every claim from ever handing it out.
+            .inspect_err(|error| tracing::warn!(%task, %error, "unreadable checkpoint ignored: the task starts again"))
+            .ok()
+    });
+    let token = FencingToken(parse(&token, "token")?);
+    Ok(Lease { task, token, attempt: parse(&attempt, "number of attempts")?, checkpoint })
+}
+
+/// The counters of a job.
+pub(super) fn counters(values: &[String]) -> Result<JobCounters, QueueError> {
+    let numbers: Vec<u64> = values.iter().map(|text| parse(text, "job counter")).collect::<Result<_, _>>()?;
+    let [pending, leased, delayed, committed, dead, cancelled, t1, t2, t3, t4, p1, p2, p3, p4] = numbers[..] else {
+        return Err(invalid("set of job counters", numbers.len()));
+    };
+    let sums = |files_packed, files_failed, source_bytes, stored_bytes| TaskTotals {
+        files_packed,
+        files_failed,
+        source_bytes,
+        stored_bytes,
+    };
+    let (totals, in_progress) = (sums(t1, t2, t3, t4), sums(p1, p2, p3, p4));
+    Ok(JobCounters { pending, leased, delayed, committed, dead, cancelled, totals, in_progress })
+}
+
+/// One task of a job.
+pub(super) fn task_view(
+    (number, value, message): (String, Option<String>, Option<String>),
+) -> Result<TaskView, QueueError> {
+    let value = value.unwrap_or_default();
+    let parts: Vec<&str> = value.splitn(5, ':').collect();
+    let [state, _bytes, token, attempts, tail] = parts[..] else { return Err(invalid("task", &value)) };
+    let state = match state {
+        "P" => TaskState::Pending,
+        "L" => TaskState::Leased,
+        "D" => TaskState::Delayed,
+        "C" => TaskState::Committed,
+        "X" => TaskState::Dead,
+        "N" => TaskState::Cancelled,
+        _ => return Err(invalid("task state", state)),
+    };
+    let worker = if state == TaskState::Leased { Some(parse(tail, "worker id")?) } else { None };
+    Ok(TaskView {
+        number: parse(&number, "task number")?,
+        state,
+        attempts: parse(attempts, "number of attempts")?,
+        worker,
+        token: FencingToken(parse(token, "token")?),
+        message,
+    })
+}
+
+/// The jobs of the queue.
+pub(super) fn job_ids(texts: &[String]) -> Result<Vec<JobId>, QueueError> {
+    texts.iter().map(|text| parse(text, "job id")).collect()
+}
+
+/// Depth, age and holders.
+pub(super) fn stats(values: &[String]) -> Result<QueueStats, QueueError> {
+    let numbers: Vec<u64> = values.iter().map(|text| parse(text, "count")).collect::<Result<_, _>>()?;
+    let [pending, delayed, leased, dead, oldest_pending_age_ms, jobs] = numbers[..] else {
+        return Err(invalid("set of counts", numbers.len()));
+    };
+    Ok(QueueStats { pending, delayed, leased, dead, oldest_pending_age_ms, jobs })
+}
+
+/// A worker.
+pub(super) fn worker(
+    (id, idle_ms, info, leases): (String, String, Option<String>, String),
+) -> Result<WorkerView, QueueError> {
+    let info = info.unwrap_or_default();
+    let (slots, name) = info.split_once(' ').ok_or_else(|| invalid("worker", &info))?;
+    Ok(WorkerView {
+        id: parse(&id, "worker id")?,
+        name: name.to_owned(),
+        slots: parse(slots, "number of slots")?,
+        leases: parse(&leases, "number of leases")?,
+        idle_ms: parse(&idle_ms, "time")?,
+    })
+}

@@ -1,0 +1,4 @@
+//! The whole system, one module for each story.
+
+mod harness;
+mod stores;
