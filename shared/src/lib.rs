@@ -10,6 +10,7 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("DES supports 64-bit targets only: shard offsets are kept in usize");
 
+pub mod archive;
 pub mod clock;
 pub mod config;
 pub mod created_at;

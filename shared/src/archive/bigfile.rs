@@ -78,13 +78,11 @@ pub async fn open_big_file(
     sha256: [u8; 32],
     size: u64,
 ) -> Result<BigFileStream, ArchiveError> {
-    let expected =
-        Expected { url: source.store.url(), key: bigfile_key(prefix, &sha256), sha256, size };
+    let expected = Expected { url: source.store.url(), key: bigfile_key(prefix, &sha256), sha256, size };
     source.noted(ReadKind::BigFile);
     let fetched = source.store.get_stream(&expected.key, ByteRange::Full).await.map_err(|e| expected.failed(e))?;
     expected.check_meta(&fetched.meta)?;
-    let checking =
-        Checking { chunks: fetched.stream, hasher: Sha256::new(), seen: 0, held: Bytes::new(), expected };
+    let checking = Checking { chunks: fetched.stream, hasher: Sha256::new(), seen: 0, held: Bytes::new(), expected };
     let stream = stream::try_unfold(Some(checking), |state| async move {
         match state {
             Some(checking) => checking.next().await,

@@ -1,7 +1,7 @@
 //! All entries of a shard as a stream, with one index block in memory at a time.
 
-use futures::stream::{self, BoxStream};
 use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 
 use bytes::Bytes;
 

@@ -13,12 +13,14 @@
 mod bigfile;
 mod entries;
 mod error;
+mod recording;
 mod remote;
 mod source;
 mod verify;
 
 pub use bigfile::{BigFileStream, check_big_file, open_big_file};
 pub use error::ArchiveError;
+pub use recording::{RecordedCall, RecordingStore};
 pub use remote::{Lookup, RemoteShard};
 pub use source::{OnRead, ReadKind, Source};
 pub use verify::{Depth, Progress, Report, VerifyEvent, verify};

@@ -302,7 +302,8 @@ async fn open_legacy(object: &Object, tail: &TailBytes, legacy: LegacyTail) -> R
 async fn open_v3(object: &Object, tail: &TailBytes, footer: Footer) -> Result<V3Index, ArchiveError> {
     let place = footer.directory_range();
     if place.end - place.start > MAX_DIRECTORY_BYTES {
-        let detail = format!("a directory of {} bytes; at most {MAX_DIRECTORY_BYTES} are allowed", place.end - place.start);
+        let detail =
+            format!("a directory of {} bytes; at most {MAX_DIRECTORY_BYTES} are allowed", place.end - place.start);
         return Err(object.damaged(ShardError::Corrupt { part: Part::Footer, offset: place.end, detail }));
     }
     // The dictionary stands right before the directory.
