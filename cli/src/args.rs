@@ -379,7 +379,8 @@ pub(crate) fn parse_n_bits(text: &str) -> Result<NBits, String> {
     text.parse::<u8>().map_err(|_| "expected a whole number from 4 to 16".to_owned()).and_then(NBits::new)
 }
 
-fn parse_bigfiles_prefix(text: &str) -> Result<String, String> {
+/// Reads a key prefix that no shard name starts with.
+pub(crate) fn parse_bigfiles_prefix(text: &str) -> Result<String, String> {
     let text = text.trim_matches('/');
     // A prefix that looks like a shard name would break every look-up: nothing else may start like one.
     let ok = !text.is_empty()
