@@ -1,1 +1,199 @@
 //! The coordinator: accepts manifests, plans shards, queues tasks, reconciles.
+//!
+//! The way of a job: [`api`] reads a request, [`submit`] makes it durable in the state store and answers,
+//! [`planner`] turns the manifest into segments off the request, [`restore`] brings tasks into the queue,
+//! [`reconcile`] watches over all open jobs, and [`finish`] ends a job whose tasks are all done.
+//!
+//! Nothing here is the only copy of anything: any number of coordinators run side by side, each can die at any
+//! moment, and what one leaves behind another picks up from the state store.
+
+mod api;
+mod config;
+mod dead;
+mod error;
+mod finish;
+mod metrics;
+mod pipe;
+mod planner;
+mod reconcile;
+mod restore;
+mod source;
+mod submit;
+mod upload;
+mod view;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use des_shared::clock::{Clock, Dice};
+use des_shared::metrics::Metrics;
+use des_shared::queue::SharedQueue;
+use des_shared::service::{self, Shutdown};
+use des_shared::state::StateStore;
+use des_shared::store::SharedStore;
+use des_shared::store::zones::Zones;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use crate::metrics::CoordinatorMetrics;
+use crate::planner::Planning;
+use crate::view::Views;
+
+pub use api::jobs::{JobPage, ShardPage, ShardView};
+pub use api::plan::{DryRun, PlannedShardView};
+pub use api::queue::QueueView;
+pub use config::{Config, Limits, Places, all_settings};
+pub use dead::{Inspect, ShardInspector};
+pub use error::Error;
+pub use view::{JobBody, JobDetail, JobProgress};
+
+/// What a coordinator works with; opened by whoever starts it.
+#[derive(Clone)]
+pub struct Deps {
+    /// The task queue.
+    pub queue: SharedQueue,
+    /// The state store.
+    pub state: StateStore,
+    /// Where shards are.
+    pub zones: Arc<Zones>,
+    /// Buckets of the source roots by name, each a store without a prefix: manifests may be read from them.
+    pub buckets: BTreeMap<String, SharedStore>,
+    /// Says which files a published shard holds.
+    pub inspector: ShardInspector,
+    /// Wall-clock time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness of ids.
+    pub dice: Arc<Dice>,
+    /// The registry of the process.
+    pub metrics: Metrics,
+}
+
+impl fmt::Debug for Deps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deps").field("state", &self.state).field("zones", &self.zones).finish_non_exhaustive()
+    }
+}
+
+/// What every part of a coordinator shares.
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(crate) deps: Deps,
+    pub(crate) shutdown: Shutdown,
+    /// Name of this process in locks; random, so that a restarted process is another holder.
+    pub(crate) holder: String,
+    pub(crate) planning: Planning,
+    pub(crate) views: Views,
+    pub(crate) own_metrics: CoordinatorMetrics,
+    /// Bodies and dry runs held in memory.
+    pub(crate) inline: Arc<Semaphore>,
+    /// Submissions and blocking work that outlive the request that began them.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// The coordinator as a service.
+#[derive(Debug)]
+pub struct Coordinator;
+
+/// A running coordinator.
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    shutdown: Shutdown,
+    drain: Duration,
+    server: JoinHandle<io::Result<()>>,
+    background: Vec<JoinHandle<()>>,
+    tasks: TaskTracker,
+}
+
+impl Coordinator {
+    /// Binds, begins to serve, plan and reconcile, and returns. Stops when `shutdown` begins.
+    ///
+    /// # Errors
+    /// When the address cannot be bound, or the defaults' `n_bits` is not that of the zones.
+    pub async fn start(config: Config, deps: Deps, shutdown: Shutdown) -> io::Result<Running> {
+        if config.defaults.n_bits != deps.zones.n_bits() {
+            let (ours, zones) = (config.defaults.n_bits.get(), deps.zones.n_bits().get());
+            let text = format!("n_bits is {ours}, but the zones are laid out for {zones}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let listener = service::bind(config.listen.address).await?;
+        let address = listener.local_addr()?;
+        let (drain, auth) = (config.listen.drain, config.listen.auth.clone());
+        let core = Arc::new(Core::new(config, deps, shutdown.clone()));
+        let router = service::with_auth(router(&core), auth);
+        let server = tokio::spawn(service::serve(listener, router, shutdown.clone(), drain));
+        let mut background = vec![
+            tokio::spawn(reconcile::keep_house(Arc::clone(&core))),
+            tokio::spawn(reconcile::watch_over_jobs(Arc::clone(&core))),
+        ];
+        background
+            .extend((0..core.config.limits.planners.max(1)).map(|_| tokio::spawn(planner::run(Arc::clone(&core)))));
+        tracing::info!(%address, holder = core.holder, state = core.deps.state.objects().url(), "coordinator is up");
+        Ok(Running { address, shutdown, drain, server, background, tasks: core.tasks.clone() })
+    }
+}
+
+fn router(core: &Arc<Core>) -> Router {
+    api::router(Arc::clone(core))
+        .merge(service::health_routes(api::readiness(core), core.deps.metrics.clone()))
+        .fallback(api::not_found)
+}
+
+impl Core {
+    fn new(config: Config, deps: Deps, shutdown: Shutdown) -> Self {
+        let random: [u8; 8] = deps.dice.bytes();
+        Self {
+            holder: format!("coordinator-{:016x}", u64::from_be_bytes(random)),
+            planning: Planning::default(),
+            views: Views::default(),
+            own_metrics: CoordinatorMetrics::register(&deps.metrics),
+            inline: Arc::new(Semaphore::new(config.limits.inline_requests.max(1))),
+            tasks: TaskTracker::new(),
+            config,
+            deps,
+            shutdown,
+        }
+    }
+
+    pub(crate) fn state(&self) -> &StateStore {
+        &self.deps.state
+    }
+
+    pub(crate) fn queue(&self) -> &SharedQueue {
+        &self.deps.queue
+    }
+}
+
+impl Running {
+    /// Where it listens; the port is the real one when 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until the shutdown was asked for and everything has ended. Planning stops half way: another coordinator,
+    /// or this one's successor, goes on with it.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn join(self) -> io::Result<()> {
+        let served = self.server.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+        // A listener that failed takes everything else down with it.
+        self.shutdown.begin();
+        for task in self.background {
+            if let Err(e) = task.await {
+                tracing::error!("a background task of the coordinator panicked: {e}");
+            }
+        }
+        self.tasks.close();
+        if tokio::time::timeout(self.drain, self.tasks.wait()).await.is_err() {
+            tracing::warn!("{} submissions were still under way at the end and were cut", self.tasks.len());
+        }
+        served
+    }
+}

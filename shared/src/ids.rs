@@ -73,6 +73,16 @@ impl JobId {
     pub fn from_parts(unix_millis: u64, random: [u8; 10]) -> Self {
         Self(uuid::Builder::from_unix_timestamp_millis(unix_millis, &random).into_uuid())
     }
+
+    /// The id as one number; greater for jobs accepted later.
+    pub fn number(self) -> u128 {
+        self.0.as_u128()
+    }
+
+    /// The moment it was made for, Unix milliseconds.
+    pub fn unix_millis(self) -> u64 {
+        (self.number() >> 80) as u64
+    }
 }
 
 impl fmt::Display for JobId {

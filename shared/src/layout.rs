@@ -11,7 +11,9 @@
 //! jobs/{job}/receipts/{task:08}.json        written once: the task is finished (published or dead)
 //! jobs/{job}/failures/{task:08}-{token}.ndjson   files of a finished task that are in no shard
 //! jobs/{job}/end.json                       written once: the job is finished
-//! keys/{sha256}.json                        one open submission: Idempotency-Key or manifest digest to job
+//! keys/{sha256}.json                        one submission: Idempotency-Key or manifest digest to job (immutable)
+//! open/{job}                                the job may be open: written before anything else of it, removed after its end
+//! newest/{inverted id}-{job}                one for each job, so that a listing in key order goes from new to old
 //! ```
 
 use crate::ids::{FencingToken, JobId, TaskId};
@@ -152,4 +154,33 @@ pub fn end(job: JobId) -> String {
 /// The reservation that makes equal submissions one job.
 pub fn submission_key(sha256_hex: &str) -> String {
     format!("keys/{sha256_hex}.json")
+}
+
+/// Prefix of the markers of jobs that may be open.
+pub const OPEN_PREFIX: &str = "open/";
+
+/// The marker of a job that may be open: there as long as the job has no end, so that nobody has to walk through all
+/// jobs ever to find these.
+pub fn open_marker(job: JobId) -> String {
+    format!("{OPEN_PREFIX}{job}")
+}
+
+/// The job of an open marker.
+pub fn job_of_open_marker(key: &str) -> Option<JobId> {
+    key.strip_prefix(OPEN_PREFIX)?.parse().ok()
+}
+
+/// Prefix of the listing of jobs from new to old.
+pub const NEWEST_PREFIX: &str = "newest/";
+
+/// A job's place in the listing from new to old: stores list in ascending order, so its id is inverted.
+pub fn newest_marker(job: JobId) -> String {
+    format!("{NEWEST_PREFIX}{:032x}-{job}", !job.number())
+}
+
+/// The job of a place in the listing from new to old.
+pub fn job_of_newest_marker(key: &str) -> Option<JobId> {
+    let (inverted, job) = key.strip_prefix(NEWEST_PREFIX)?.split_once('-')?;
+    let job: JobId = job.parse().ok()?;
+    (inverted == format!("{:032x}", !job.number())).then_some(job)
 }

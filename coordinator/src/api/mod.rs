@@ -1,0 +1,105 @@
+//! The HTTP interface: routes, and what they share.
+
+mod body;
+mod error;
+pub(crate) mod jobs;
+pub(crate) mod plan;
+pub(crate) mod queue;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Query;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use des_shared::ids::JobId;
+use des_shared::service::{Check, Problem, Readiness};
+use futures::FutureExt;
+use serde::de::DeserializeOwned;
+
+use crate::Core;
+use crate::error::Error;
+
+/// Every route of the coordinator but health and metrics.
+pub(crate) fn router(core: Arc<Core>) -> Router {
+    Router::new()
+        .route("/v1/jobs", post(jobs::submit).get(jobs::list))
+        .route("/v1/jobs/{id}", get(jobs::show))
+        .route("/v1/jobs/{id}/shards", get(jobs::shards))
+        .route("/v1/jobs/{id}/failures", get(jobs::failures))
+        .route("/v1/plan", post(plan::dry_run))
+        .route("/v1/queue", get(queue::queue))
+        .route("/v1/workers", get(queue::workers))
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(core)
+}
+
+/// Asks the state store, the queue and every zone.
+pub(crate) fn readiness(core: &Arc<Core>) -> Readiness {
+    let state = Arc::clone(core.state().objects());
+    let state_check: Check = Arc::new(move || {
+        let state = Arc::clone(&state);
+        async move { state.check().await.map_err(|e| e.to_string()) }.boxed()
+    });
+    let queue = Arc::clone(core.queue());
+    let queue_check: Check = Arc::new(move || {
+        let queue = Arc::clone(&queue);
+        async move { queue.ping().await.map_err(|e| e.to_string()) }.boxed()
+    });
+    let mut readiness =
+        Readiness::new(core.shutdown.clone()).with("state store", state_check).with("queue", queue_check);
+    for zone in core.deps.zones.all() {
+        let store = Arc::clone(&zone.store);
+        let check: Check = Arc::new(move || {
+            let store = Arc::clone(&store);
+            async move { store.check().await.map_err(|e| e.to_string()) }.boxed()
+        });
+        readiness = readiness.with(format!("zone {}", zone.name), check);
+    }
+    readiness
+}
+
+/// The answer to a path that is none of ours.
+pub(crate) async fn not_found(uri: Uri) -> Response {
+    let detail = format!("there is nothing at {:?}; the interface begins with /v1/", shortened(uri.path()));
+    Problem::new(StatusCode::NOT_FOUND, "no-such-path", detail).into_response()
+}
+
+async fn wrong_method(uri: Uri) -> Response {
+    let detail = format!("{:?} does not take this method", shortened(uri.path()));
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong-method", detail).into_response()
+}
+
+/// The beginning of a text that came from outside, for error messages.
+pub(crate) fn shortened(text: &str) -> String {
+    match text.char_indices().nth(200) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// Reads the whole query; an unknown name is an error.
+fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Error> {
+    match Query::<T>::try_from_uri(uri) {
+        Ok(Query(value)) => Ok(value),
+        Err(rejection) => {
+            use std::error::Error as _;
+            // The rejection's own text hides the field that is wrong in its source.
+            let why = rejection.source().map_or_else(|| rejection.to_string(), ToString::to_string);
+            Err(Error::BadRequest(format!("the query is wrong: {why}")))
+        }
+    }
+}
+
+fn job_id(text: &str) -> Result<JobId, Error> {
+    text.parse().map_err(|e: des_shared::ids::IdError| Error::BadRequest(e.to_string()))
+}
+
+/// `limit` of a paged answer.
+fn page_limit(given: Option<usize>, default: usize, max: usize) -> Result<usize, Error> {
+    match given.unwrap_or(default) {
+        limit if (1..=max).contains(&limit) => Ok(limit),
+        limit => Err(Error::BadRequest(format!("limit is {limit}; expected 1 to {max}"))),
+    }
+}

@@ -1,0 +1,55 @@
+//! `/v1/queue` and `/v1/workers`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use des_shared::queue::{QueueStats, WorkerView};
+use serde::{Deserialize, Serialize};
+
+use crate::Core;
+use crate::error::Error;
+
+/// The queue as an autoscaler sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueView {
+    /// Tasks a worker could start now: the one number to scale by.
+    pub depth: u64,
+    /// Age in milliseconds of the task that has waited longest; 0 when none waits.
+    pub oldest_age_ms: u64,
+    /// Tasks held by workers.
+    pub in_flight: u64,
+    /// Tasks waiting for a retry.
+    pub delayed: u64,
+    /// Tasks given up, of open jobs.
+    pub dead: u64,
+    /// Jobs in the queue.
+    pub jobs: u64,
+}
+
+/// The workers that sent a heartbeat lately.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Workers {
+    workers: Vec<WorkerView>,
+}
+
+impl From<QueueStats> for QueueView {
+    fn from(stats: QueueStats) -> Self {
+        Self {
+            depth: stats.pending,
+            oldest_age_ms: stats.oldest_pending_age_ms,
+            in_flight: stats.leased,
+            delayed: stats.delayed,
+            dead: stats.dead,
+            jobs: stats.jobs,
+        }
+    }
+}
+
+pub(super) async fn queue(State(core): State<Arc<Core>>) -> Result<Json<QueueView>, Error> {
+    Ok(Json(core.queue().stats().await?.into()))
+}
+
+pub(super) async fn workers(State(core): State<Arc<Core>>) -> Result<Json<Workers>, Error> {
+    Ok(Json(Workers { workers: core.queue().workers().await? }))
+}

@@ -1,0 +1,117 @@
+//! Settings of the coordinator, checked once.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use des_shared::config::{
+    Listen, QueueSettings, Setting, SourceRoots, StateSettings, Values, ZoneSettings, job_defaults, settings,
+};
+use des_shared::job::JobDefaults;
+use des_shared::telemetry::LogSettings;
+
+/// Every setting the coordinator reads.
+pub fn all_settings() -> Vec<Setting> {
+    let own = [settings::LISTEN_COORDINATOR, settings::STATE_URL, settings::SOURCE_ROOTS, settings::SPOOL_DIR];
+    [&own, settings::ZONES, settings::QUEUE, settings::JOB_DEFAULTS, settings::PROCESS].concat()
+}
+
+/// What a running coordinator needs to know. The places of its dependencies are not in it: see [`Places`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where and to whom it listens.
+    pub listen: Listen,
+    /// What a job gets that says nothing. Its `n_bits` must be that of the zones.
+    pub defaults: JobDefaults,
+    /// Where manifests named by `uri` may lie.
+    pub roots: SourceRoots,
+    /// An existing folder for temporary files of planning.
+    pub spool_dir: PathBuf,
+    /// Limits and rhythms.
+    pub limits: Limits,
+}
+
+/// Limits and rhythms. The defaults suit production; tests choose shorter ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest JSON body of a submission, bytes. It is held in memory.
+    pub inline_bytes: u64,
+    /// JSON submissions and dry runs held in memory at once; more are told to come again.
+    pub inline_requests: usize,
+    /// A body from which nothing comes for so long is given up.
+    pub body_idle: Duration,
+    /// Jobs planned side by side by this process.
+    pub planners: usize,
+    /// Memory of one planning job, bytes; what is beyond goes to the spool folder.
+    pub plan_memory_bytes: usize,
+    /// How often the queue's housekeeping runs and open jobs are looked at.
+    pub tick: Duration,
+    /// How often open jobs are compared with the state store.
+    pub reconcile: Duration,
+    /// Life of the coordinator's own locks (`reconcile`, `plan/{job}`) without a renewal.
+    pub lock: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            inline_bytes: 64 << 20,
+            inline_requests: 4,
+            body_idle: Duration::from_mins(1),
+            planners: 2,
+            plan_memory_bytes: 256 << 20,
+            tick: Duration::from_secs(1),
+            reconcile: Duration::from_secs(30),
+            lock: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Where the dependencies are.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Zones of the shards.
+    pub zones: ZoneSettings,
+    /// The state store.
+    pub state: StateSettings,
+    /// The queue.
+    pub queue: QueueSettings,
+    /// Logs.
+    pub log: LogSettings,
+}
+
+impl Config {
+    /// Reads everything but the places of dependencies. Where a zones file says `n_bits`, put that into
+    /// `defaults.n_bits` before starting.
+    pub fn read(values: &mut Values) -> Option<Self> {
+        let listen = Listen::read(values, &settings::LISTEN_COORDINATOR);
+        let n_bits = values.read(&settings::N_BITS, str::parse);
+        let defaults = job_defaults(values, n_bits.unwrap_or_default());
+        let roots = SourceRoots::read(values);
+        let spool_dir = match values.text(&settings::SPOOL_DIR) {
+            None => Some(std::env::temp_dir()),
+            Some(_) => values.read(&settings::SPOOL_DIR, |text| {
+                let dir = PathBuf::from(text);
+                if dir.is_dir() { Ok(dir) } else { Err(format!("{text:?} is not an existing folder")) }
+            }),
+        };
+        n_bits?;
+        Some(Self {
+            listen: listen?,
+            defaults: defaults?,
+            roots: roots?,
+            spool_dir: spool_dir?,
+            limits: Limits::default(),
+        })
+    }
+}
+
+impl Places {
+    /// Reads where zones, state store and queue are, and how to log.
+    pub fn read(values: &mut Values) -> Option<Self> {
+        let zones = ZoneSettings::read(values);
+        let state = StateSettings::read(values);
+        let queue = QueueSettings::read(values);
+        let log = LogSettings::read(values);
+        Some(Self { zones: zones?, state: state?, queue: queue?, log: log? })
+    }
+}
