@@ -1,4 +1,6 @@
 //! The whole system, one module for each story.
 
 mod harness;
+mod main_story;
+mod queue;
 mod stores;

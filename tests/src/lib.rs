@@ -1,4 +1,8 @@
-//! What the tests of the whole system need: real servers, a proxy that breaks connections, and nothing left behind.
+//! What the tests of the whole system need: real servers, a proxy that breaks connections, a cluster of real
+//! processes, a corpus of real files, and nothing left behind.
 
+pub mod cluster;
+pub mod corpus;
 pub mod proxy;
 pub mod servers;
+pub mod story;

@@ -61,7 +61,7 @@ pub(super) fn files(count: usize) -> Files {
         })
         .collect();
     files.push(("folder/none.txt".to_owned(), Vec::new()));
-    files.push(("folder/noise.png".to_owned(), noise(5_000)));
+    files.push(("folder/noise.png".to_owned(), noise(500)));
     files.sort();
     files
 }

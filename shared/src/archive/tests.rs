@@ -28,7 +28,7 @@ async fn read_all(shard: &RemoteShard, files: &Files) {
 #[tokio::test]
 async fn every_format_and_codec_reads_back() {
     let bench = Bench::new();
-    let files = files(300);
+    let files = files(600);
     for format in [ShardFormat::V2, ShardFormat::V3] {
         for codec in [CodecChoice::None, CodecChoice::Zstd, CodecChoice::Lz4, CodecChoice::Auto] {
             bench.put(KEY, pack(&options(format, codec), 7, &files)).await;
@@ -152,13 +152,17 @@ async fn whole_shards_verify() {
 #[tokio::test]
 async fn every_flipped_bit_of_a_v3_shard_is_found() {
     let bench = Bench::new();
-    let files = files(40);
-    let whole = pack(&options(ShardFormat::V3, CodecChoice::Zstd), 7, &files);
-    for at in 0..whole.len() {
-        let mut damaged = whole.clone();
+    // Every byte of a small shard, and samples of one with a dictionary.
+    flip(&bench, &pack(&options(ShardFormat::V3, CodecChoice::Zstd), 7, &files(12)), 1).await;
+    flip(&bench, &pack(&options(ShardFormat::V3, CodecChoice::Zstd), 7, &files(600)), 101).await;
+}
+
+async fn flip(bench: &Bench, whole: &[u8], step: usize) {
+    for at in (0..whole.len()).step_by(step) {
+        let mut damaged = whole.to_vec();
         damaged[at] ^= 1 << (at % 8);
         bench.put(KEY, damaged).await;
-        let (report, problems) = verified(&bench, Depth::Full, None).await;
+        let (report, problems) = verified(bench, Depth::Full, None).await;
         match report {
             Ok(report) => {
                 assert!(report.problems > 0 && !problems.is_empty(), "byte {at}");
@@ -167,9 +171,9 @@ async fn every_flipped_bit_of_a_v3_shard_is_found() {
             Err(error) => assert!(error.is_damage() && error.to_string().contains(KEY), "byte {at}: {error}"),
         }
     }
-    for len in (0..whole.len()).step_by(7).chain([whole.len() - 1]) {
+    for len in (0..whole.len()).step_by(7 * step).chain([whole.len() - 1]) {
         bench.put(KEY, whole[..len].to_vec()).await;
-        let (report, _) = verified(&bench, Depth::Structure, None).await;
+        let (report, _) = verified(bench, Depth::Structure, None).await;
         assert!(report.expect_err("cut short").is_damage(), "{len} bytes");
     }
 }

@@ -177,3 +177,54 @@ impl Queue for MemoryQueue {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::SharedQueue;
+    use super::super::contract::{self, Engine};
+    use super::*;
+    use crate::clock::{ManualClock, SystemClock};
+
+    struct Model {
+        queue: Arc<MemoryQueue>,
+        clock: Option<Arc<ManualClock>>,
+    }
+
+    #[async_trait]
+    impl Engine for Model {
+        fn queue(&self) -> SharedQueue {
+            Arc::<MemoryQueue>::clone(&self.queue)
+        }
+        async fn advance(&self, by: Duration) {
+            match &self.clock {
+                Some(clock) => clock.advance(by),
+                None => tokio::time::sleep(by + Duration::from_millis(2)).await,
+            }
+        }
+        async fn lose_everything(&self) {
+            self.queue.lose_everything();
+        }
+        async fn audit(&self) -> Vec<String> {
+            self.queue.audit()
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn keeps_the_contract_on_a_held_clock() {
+        contract::run(async |config| {
+            let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+            let queue = MemoryQueue::new(config, Arc::<ManualClock>::clone(&clock), Arc::new(Dice::seeded(1)));
+            Box::new(Model { queue: Arc::new(queue), clock: Some(clock) }) as Box<dyn Engine>
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn keeps_the_contract_on_the_machines_clock() {
+        contract::run(async |config| {
+            let queue = MemoryQueue::new(config, Arc::new(SystemClock), Arc::new(Dice::from_os()));
+            Box::new(Model { queue: Arc::new(queue), clock: None }) as Box<dyn Engine>
+        })
+        .await;
+    }
+}

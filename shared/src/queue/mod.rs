@@ -16,6 +16,7 @@
 //!
 //! `settle` takes any open task straight to `committed` or `dead`: reconciliation found its receipt.
 
+pub mod contract;
 pub mod memory;
 pub mod redis;
 mod values;
