@@ -338,9 +338,9 @@ pub(crate) struct DevArgs {
     /// Shards packed side by side; one a core when not set
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) slots: Option<u16>,
-    /// Bits of the shard index of a new data folder
-    #[arg(long, value_name = "BITS", default_value = "8", value_parser = parse_n_bits)]
-    pub(crate) n_bits: NBits,
+    /// Bits of the shard index of a new data folder, 4 to 16 [default: 8]
+    #[arg(long, value_name = "BITS", value_parser = parse_n_bits)]
+    pub(crate) n_bits: Option<NBits>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -24,7 +24,7 @@ pub(crate) async fn dev(args: DevArgs, screen: &Screen) -> Result<Exit, CliError
         slots: crate::pack::side_by_side(args.slots),
         n_bits: args.n_bits,
     };
-    let mut cluster = Cluster::start(setup, screen).await?;
+    let cluster = Cluster::start(setup, screen).await?;
     let folders: Vec<String> = roots.folders.iter().map(|folder| folder.display().to_string()).collect();
     if screen.json() {
         screen.object(&json!({

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use des_shared::job::JobState;
-use des_shared::queue::{QueueStats, WorkerView};
+use des_coordinator::QueueView;
+use des_shared::queue::WorkerView;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -72,7 +73,7 @@ async fn list(client: &Client, args: &JobsArgs) -> Result<Vec<Value>, CliError> 
         let mut page: Value = client.json("v1/jobs", &query).await?;
         let jobs: Vec<Value> = take(&mut page, "jobs")?;
         found.extend(jobs);
-        cursor = ["next", "next_cursor", "cursor"].iter().find_map(|name| page[*name].as_str().map(str::to_owned));
+        cursor = page["next"].as_str().map(str::to_owned);
         if cursor.is_none() {
             break;
         }
@@ -93,8 +94,7 @@ pub(crate) async fn status(args: StatusArgs, screen: &Screen) -> Result<Exit, Cl
         screen.object(&raw)?;
     } else {
         lines(&job).iter().try_for_each(|line| screen.line(line))?;
-        let number = |name: &str| raw[name].as_f64().or_else(|| raw["progress"][name].as_f64());
-        let left = number("eta_seconds").and_then(|s| Duration::try_from_secs_f64(s).ok());
+        let left = raw["progress"]["eta_seconds"].as_f64().and_then(|s| Duration::try_from_secs_f64(s).ok());
         if let (false, Some(left)) = (job.state.is_final(), left) {
             screen.line(&format!("  left    about {}", duration(left)))?;
         }
@@ -116,12 +116,12 @@ async fn overview(client: &Client, screen: &Screen) -> Result<Exit, CliError> {
         screen.object(&json!({ "queue": queue, "workers": list }))?;
         return Ok(Exit::Done);
     }
-    let stats: QueueStats = serde_json::from_value(queue.take()).map_err(|e| unknown("queue", &e))?;
-    let age = Duration::from_millis(stats.oldest_pending_age_ms);
-    let oldest = if stats.pending == 0 { String::new() } else { format!(", the oldest for {}", duration(age)) };
+    let stats: QueueView = serde_json::from_value(queue.take()).map_err(|e| unknown("queue", &e))?;
+    let age = Duration::from_millis(stats.oldest_age_ms);
+    let oldest = if stats.depth == 0 { String::new() } else { format!(", the oldest for {}", duration(age)) };
     screen.line(&format!(
         "queue: {} shards wait{oldest}; {} being packed, {} to be tried again, {} given up; {} jobs",
-        count(stats.pending), count(stats.leased), count(stats.delayed), count(stats.dead), count(stats.jobs),
+        count(stats.depth), count(stats.in_flight), count(stats.delayed), count(stats.dead), count(stats.jobs),
     ))?;
     let workers: Vec<WorkerView> = take(&mut workers, "workers")?;
     if workers.is_empty() {

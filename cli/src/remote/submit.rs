@@ -52,7 +52,13 @@ pub(crate) async fn submit(args: SubmitArgs, screen: &Screen) -> Result<Exit, Cl
     let id = submitted.job.id.to_string();
     screen.note(&format!("job {id} accepted{}", if submitted.known { " before; waiting for it" } else { "" }));
     let before = failures.count();
-    let (job, raw) = wait_for(&client, &id, screen).await?;
+    let (job, raw) = tokio::select! {
+        ended = wait_for(&client, &id, screen) => ended?,
+        _ = tokio::signal::ctrl_c() => {
+            screen.note(&format!("the job goes on without you; des status {id} shows it"));
+            return Err(CliError::Interrupted);
+        }
+    };
     fetch_failures(&client, &id, &mut failures).await?;
     super::wait::conclude(&job, &raw, before, failures, screen)
 }

@@ -20,7 +20,7 @@ const PATIENCE: u32 = 60;
 /// Returns when the job has ended. A coordinator that restarts meanwhile is waited for.
 ///
 /// # Errors
-/// When the coordinator stays away, does not know the job, or Ctrl-C is pressed.
+/// When the coordinator stays away or does not know the job.
 pub(crate) async fn wait_for(client: &Client, id: &str, screen: &Screen) -> Result<(JobView, Value), CliError> {
     let mut meter = screen.meter("packing");
     let mut pause = ASK_FIRST;
@@ -29,7 +29,7 @@ pub(crate) async fn wait_for(client: &Client, id: &str, screen: &Screen) -> Resu
         match client.job(id).await {
             Ok((job, raw)) => {
                 silent = 0;
-                meter.set(&measure(&job));
+                meter.set(&measure(&job, &raw));
                 if job.state.is_final() {
                     meter.finish();
                     return Ok((job, raw));
@@ -45,19 +45,14 @@ pub(crate) async fn wait_for(client: &Client, id: &str, screen: &Screen) -> Resu
                 silent += 1;
             }
         }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            _ = tokio::signal::ctrl_c() => {
-                meter.finish();
-                screen.note(&format!("the job goes on without you; des status {id} shows it"));
-                return Err(CliError::Interrupted);
-            }
-        }
+        tokio::time::sleep(pause).await;
         pause = (pause * 3 / 2).min(ASK_LATER);
     }
 }
 
-fn measure(job: &JobView) -> Measure {
+/// Finished shards, and what the checkpoints of running ones add.
+fn measure(job: &JobView, raw: &Value) -> Measure {
+    let under_way = |name: &str| raw["progress"]["in_progress"][name].as_u64().unwrap_or(0);
     let mut notes = Vec::new();
     if job.state == JobState::Planning {
         notes.push("planning".to_owned());
@@ -69,7 +64,7 @@ fn measure(job: &JobView) -> Measure {
         notes.push(format!("{} failed", count(job.files.failed)));
     }
     Measure {
-        files: job.files.packed + job.files.failed,
+        files: job.files.packed + job.files.failed + under_way("files_packed") + under_way("files_failed"),
         of_files: job.files.total,
         note: notes.join(", "),
         ..Measure::default()
