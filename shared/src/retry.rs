@@ -40,7 +40,7 @@ impl RetryPolicy {
         first: Duration::from_millis(200),
         max: Duration::from_secs(10),
         attempts: 8,
-        deadline: Duration::from_secs(60),
+        deadline: Duration::from_mins(1),
     };
 
     /// One attempt only.
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn waits_are_fully_jittered_below_bounds_that_double() {
-        let policy = RetryPolicy { attempts: 6, deadline: Duration::from_secs(60), ..RetryPolicy::QUICK };
+        let policy = RetryPolicy { attempts: 6, deadline: Duration::from_mins(1), ..RetryPolicy::QUICK };
         let bounds = [100, 200, 400, 800, 1600].map(Duration::from_millis);
         let mut largest = [Duration::ZERO; 5];
         let dice = Dice::seeded(7);

@@ -63,7 +63,7 @@ proptest! {
         (pretty, how, step) in (any::<bool>(), 0_u8..3, 1_usize..200),
     ) {
         let list = if pretty { serde_json::to_string_pretty(&elements) } else { serde_json::to_string(&elements) };
-        let lines: String = elements.iter().map(|element| format!("{element}\n")).collect();
+        let lines = elements.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
         for text in [list.expect("JSON"), lines] {
             let got = entries(&pack(text.as_bytes(), how), step);
             let got = got.map(|all| all.into_iter().map(|(_, fields)| fields).collect::<Vec<_>>());

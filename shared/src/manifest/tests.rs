@@ -42,7 +42,7 @@ fn error(text: impl AsRef<[u8]>) -> String {
 
 /// A manifest of one element with one field replaced.
 fn with(field: &str, value: &str) -> String {
-    let mut fields = vec![
+    let mut fields = [
         ("uid", r#""a""#.to_owned()),
         ("created_at", r#""2025-03-10T12:00:00Z""#.to_owned()),
         ("size_bytes", "3".to_owned()),
@@ -223,7 +223,7 @@ fn an_element_is_bounded() {
 
 #[test]
 fn damaged_compression_is_told_from_a_failing_source() {
-    let text = [GOOD; 2_000].join("\n");
+    let text = vec![GOOD; 2_000].join("\n");
     for packed in [gzip(text.as_bytes()), zstd_frame(text.as_bytes())] {
         let cut = &packed[..packed.len() - 5];
         let got = error(cut);

@@ -278,20 +278,17 @@ proptest! {
         let date_rule = if written { DateRule::Written } else { DateRule::Utc };
         let small = PlanConfig { date_rule, ..config(dir.path(), memory) };
         let large = PlanConfig { date_rule, ..config(dir.path(), 64 << 20) };
-        match first_repetition(&entries, date_rule) {
-            Some(places) => {
-                for config in [small, large] {
-                    match plan(&entries, config) {
-                        Err(PlanError::Duplicate(found)) => prop_assert_eq!((found.first, found.second), places),
-                        other => prop_assert!(false, "expected a duplicate, got {other:?}"),
-                    }
+        if let Some(places) = first_repetition(&entries, date_rule) {
+            for config in [small, large] {
+                match plan(&entries, config) {
+                    Err(PlanError::Duplicate(found)) => prop_assert_eq!((found.first, found.second), places),
+                    other => prop_assert!(false, "expected a duplicate, got {other:?}"),
                 }
-            },
-            None => {
-                let want = model(&entries, &small);
-                prop_assert_eq!(plan(&entries, small).expect("on disk"), want.clone());
-                prop_assert_eq!(plan(&entries, large).expect("in memory"), want);
-            },
+            }
+        } else {
+            let want = model(&entries, &small);
+            prop_assert_eq!(plan(&entries, small).expect("on disk"), want.clone());
+            prop_assert_eq!(plan(&entries, large).expect("in memory"), want);
         }
         prop_assert!(is_empty(dir.path()));
     }

@@ -3,7 +3,6 @@
 //! Which files it is learnt from, and whether it is used at all, follows from the file list and the files alone, so
 //! every machine gets the same bytes.
 
-use bytes::Bytes;
 use zstd::zstd_safe::{self, CDict, DDict};
 
 use super::codec::{MAX_DICTIONARY_FILE, should_compress};
@@ -138,13 +137,12 @@ impl PackDictionary {
 
 /// A dictionary digested for decompression; share it between all readers of a shard.
 pub struct Dictionary {
-    bytes: Bytes,
     prepared: DDict<'static>,
 }
 
 impl std::fmt::Debug for Dictionary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Dictionary({} bytes)", self.bytes.len())
+        write!(f, "Dictionary({} bytes digested)", self.heap_bytes())
     }
 }
 
@@ -153,20 +151,20 @@ impl Dictionary {
     ///
     /// # Errors
     /// [`ShardError::Corrupt`] when they are damaged.
-    pub fn parse(footer: &Footer, bytes: Bytes) -> Result<Self, ShardError> {
+    pub fn parse(footer: &Footer, bytes: &[u8]) -> Result<Self, ShardError> {
         let corrupt = |detail: String| ShardError::corrupt(Part::Dictionary, footer.dict_offset, detail);
         if bytes.len() as u64 != u64::from(footer.dict_len) {
             let detail = format!("{} bytes of a dictionary of {}", bytes.len(), footer.dict_len);
             return Err(ShardError::Usage(detail));
         }
-        let actual = crc32c::crc32c(&bytes);
+        let actual = crc32c::crc32c(bytes);
         if actual != footer.dict_crc32c {
             return Err(corrupt(format!("CRC-32C {actual:08x}, the footer says {:08x}", footer.dict_crc32c)));
         }
-        check(&bytes).map_err(corrupt)?;
+        check(bytes).map_err(corrupt)?;
         let prepared =
-            DDict::try_create(&bytes).ok_or_else(|| corrupt("zstd does not accept the dictionary".to_owned()))?;
-        Ok(Self { bytes, prepared })
+            DDict::try_create(bytes).ok_or_else(|| corrupt("zstd does not accept the dictionary".to_owned()))?;
+        Ok(Self { prepared })
     }
 
     pub(super) fn prepared(&self) -> &DDict<'static> {
@@ -175,7 +173,7 @@ impl Dictionary {
 
     /// Memory held in bytes, for a cache that is bounded by bytes.
     pub fn heap_bytes(&self) -> usize {
-        self.bytes.len() + self.prepared.sizeof()
+        self.prepared.sizeof()
     }
 }
 

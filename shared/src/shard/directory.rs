@@ -13,6 +13,8 @@ use super::wire::{Cursor, common_prefix, put_varint};
 /// The largest directory after decompression, in bytes. Half a million blocks fit; the writer makes blocks larger
 /// long before that.
 pub(super) const MAX_DIRECTORY_RAW: usize = 16 << 20;
+/// The most entries a block may have. The writer stops at 8,192; more would only serve to fill a reader's memory.
+const MAX_BLOCK_ENTRIES: u32 = 65_536;
 /// The smallest possible index block in bytes: a zstd frame of at least 9 bytes and the CRC-32C.
 const MIN_BLOCK_LEN: u64 = 13;
 
@@ -38,11 +40,16 @@ pub(super) fn encode(rows: &[DirectoryRow]) -> Result<Vec<u8>, ShardError> {
         suffixes.extend_from_slice(&row.separator[shared..]);
         previous = &row.separator;
     }
-    suffix_lens.iter().for_each(|n| put_varint(&mut raw, *n));
-    rows.iter().for_each(|r| put_varint(&mut raw, u64::from(r.entries)));
-    rows.iter().for_each(|r| put_varint(&mut raw, u64::from(r.big_files)));
-    rows.iter().for_each(|r| put_varint(&mut raw, r.data_len));
-    rows.iter().for_each(|r| put_varint(&mut raw, r.block_len));
+    let mut column = |numbers: &mut dyn Iterator<Item = u64>| {
+        for number in numbers {
+            put_varint(&mut raw, number);
+        }
+    };
+    column(&mut suffix_lens.into_iter());
+    column(&mut rows.iter().map(|r| u64::from(r.entries)));
+    column(&mut rows.iter().map(|r| u64::from(r.big_files)));
+    column(&mut rows.iter().map(|r| r.data_len));
+    column(&mut rows.iter().map(|r| r.block_len));
     raw.extend_from_slice(&suffixes);
     let separators: usize = rows.iter().map(|r| r.separator.len()).sum();
     if raw.len().max(separators) > MAX_DIRECTORY_RAW {
@@ -166,7 +173,8 @@ impl Directory {
         }
         let mut entries = 0u64;
         for row in &mut self.rows {
-            if row.entries == 0 || row.big_files > row.entries || row.block_len < MIN_BLOCK_LEN {
+            let entries_fit = (1..=MAX_BLOCK_ENTRIES).contains(&row.entries);
+            if !entries_fit || row.big_files > row.entries || row.block_len < MIN_BLOCK_LEN {
                 return Err(format!(
                     "a block of {} entries, {} of them big files, in {} bytes",
                     row.entries, row.big_files, row.block_len

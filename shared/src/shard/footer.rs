@@ -35,8 +35,14 @@ pub enum Version {
 
 /// The header of a shard of `version`.
 pub(super) fn header_bytes(version: Version) -> [u8; 8] {
-    let [a, b, c, d] = *HEADER_MAGIC;
-    [a, b, c, d, version as u8, 0, 0, 0]
+    header_of(version as u8)
+}
+
+fn header_of(version: u8) -> [u8; 8] {
+    let mut header = [0; 8];
+    header[..4].copy_from_slice(HEADER_MAGIC);
+    header[4] = version;
+    header
 }
 
 /// Reads the first 8 bytes of a shard.
@@ -47,21 +53,13 @@ pub fn parse_header(bytes: &[u8]) -> Result<Version, ShardError> {
     let header = bytes.get(..HEADER_LEN as usize).ok_or_else(|| {
         ShardError::corrupt(Part::Header, bytes.len() as u64, format!("{} bytes; a header has 8", bytes.len()))
     })?;
-    let wrong = |at: usize, expected: u8| {
-        let detail = format!("{:#04x} instead of {expected:#04x}", header[at]);
-        Err(ShardError::corrupt(Part::Header, at as u64, detail))
-    };
-    for (at, expected) in HEADER_MAGIC.iter().enumerate() {
-        if header[at] != *expected {
-            return wrong(at, *expected);
-        }
+    let version = header[4];
+    let expected = header_of(version);
+    if let Some(at) = header.iter().zip(expected).position(|(found, expected)| *found != expected) {
+        let detail = format!("{:#04x} instead of {:#04x}", header[at], expected[at]);
+        return Err(ShardError::corrupt(Part::Header, at as u64, detail));
     }
-    for at in 5..8 {
-        if header[at] != 0 {
-            return wrong(at, 0);
-        }
-    }
-    match header[4] {
+    match version {
         1 => Ok(Version::V1),
         2 => Ok(Version::V2),
         3 => Ok(Version::V3),

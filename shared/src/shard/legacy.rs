@@ -28,7 +28,8 @@ pub struct Index {
 
 impl Index {
     /// Reads the index from the shard's first [`HEADER_LEN`] bytes and its index section
-    /// ([`LegacyTail::index_range`]). Of a uid that stands twice the last entry counts.
+    /// ([`LegacyTail::index_range`]). The bytes are kept as they are: a slice of a larger buffer keeps all of that
+    /// buffer alive, so copy it first when the index goes into a cache. Of a uid that stands twice the last entry counts.
     ///
     /// # Errors
     /// [`ShardError`] when the entries cannot be told apart.

@@ -51,7 +51,7 @@ impl Shard {
                 check_v3_header(&bytes)?;
                 let directory = Directory::parse(&footer, &part(footer.directory_range()))?;
                 let dictionary =
-                    footer.dictionary_range().map(|range| Dictionary::parse(&footer, part(range))).transpose()?;
+                    footer.dictionary_range().map(|range| Dictionary::parse(&footer, &part(range))).transpose()?;
                 Kind::V3 { footer, directory, dictionary }
             }
         };

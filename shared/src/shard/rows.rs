@@ -59,6 +59,8 @@ impl Row<'_> {
 
 struct Chunk {
     first_row: u64,
+    /// Stored bytes of all payloads before this chunk's.
+    stored_before: u64,
     bytes: Vec<u8>,
 }
 
@@ -67,6 +69,7 @@ struct Chunk {
 pub(super) struct Rows {
     chunks: Vec<Chunk>,
     count: u64,
+    stored: u64,
 }
 
 impl Rows {
@@ -78,28 +81,32 @@ impl Rows {
         let needed = row.uid.len() + row.meta.map_or(0, str::len) + MAX_FIXED_BYTES;
         // A chunk never grows past its first capacity, except for one row that is larger than that.
         if self.chunks.last().is_none_or(|c| c.bytes.len() + needed > CHUNK_BYTES) {
-            self.chunks.push(Chunk { first_row: self.count, bytes: Vec::with_capacity(CHUNK_BYTES) });
+            let bytes = Vec::with_capacity(CHUNK_BYTES);
+            self.chunks.push(Chunk { first_row: self.count, stored_before: self.stored, bytes });
         }
         let chunk = self.chunks.last_mut().expect("one was just added");
         encode(&mut chunk.bytes, row);
         self.count += 1;
+        self.stored += row.stored_len();
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = Row<'_>> {
         self.chunks.iter().flat_map(|c| RowIter { cursor: Cursor::new(&c.bytes, Part::Rows, 0) })
     }
 
-    /// The encoded rows from number `first` on.
-    pub(super) fn encoded_since(&self, first: u64) -> Vec<u8> {
+    /// The encoded rows from number `first` on, and the stored bytes of all payloads before them. Costs what these
+    /// rows cost, not what all rows cost: a checkpoint is taken for each uploaded part.
+    pub(super) fn encoded_since(&self, first: u64) -> (Vec<u8>, u64) {
         let start = self.chunks.partition_point(|c| c.first_row <= first).saturating_sub(1);
         let mut out = Vec::new();
+        let mut stored = self.chunks.get(start).map_or(0, |c| c.stored_before);
         for chunk in self.chunks.iter().skip(start) {
             let mut rows = RowIter { cursor: Cursor::new(&chunk.bytes, Part::Rows, 0) };
             let skip = first.saturating_sub(chunk.first_row) as usize;
-            rows.by_ref().take(skip).for_each(drop);
+            stored += rows.by_ref().take(skip).map(|r| r.stored_len()).sum::<u64>();
             out.extend_from_slice(&chunk.bytes[rows.cursor.position()..]);
         }
-        out
+        (out, stored)
     }
 
     /// Heap bytes held.

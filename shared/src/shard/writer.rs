@@ -159,9 +159,8 @@ impl ShardWriter {
 
     /// The rows from number `first` on, for a checkpoint.
     pub fn rows_since(&self, first: u64) -> Vec<u8> {
-        let rows = self.rows.encoded_since(first);
-        let position = HEADER_LEN + self.rows.iter().take(first as usize).map(|r| r.stored_len()).sum::<u64>();
-        let image = RowsImage { first, position, crc32c: crc32c::crc32c(&rows), rows };
+        let (rows, stored) = self.rows.encoded_since(first);
+        let image = RowsImage { first, position: HEADER_LEN + stored, crc32c: crc32c::crc32c(&rows), rows };
         bincode::serde::encode_to_vec(&image, bincode::config::standard()).expect("rows always encode")
     }
 

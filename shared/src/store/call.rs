@@ -120,10 +120,7 @@ impl Call {
             return Err(self.invalid("the key is empty"));
         }
         self.check_prefix(own_prefix_bytes)?;
-        if key.split('/').any(|part| part == "." || part == "..") {
-            return Err(self.invalid("a component of the key is `.` or `..`"));
-        }
-        Ok(())
+        self.check_dots(key)
     }
 
     /// What [`Self::check_key`] asks of the beginning of a key.
@@ -140,7 +137,12 @@ impl Call {
             return Err(self.invalid("the key starts with a slash; keys are relative"));
         }
         let finished = key.rsplit_once('/').map_or("", |(folders, _)| folders);
-        if finished.split('/').any(|part| part == "." || part == "..") {
+        self.check_dots(finished)
+    }
+
+    /// Backslashes count as slashes here, because `SeaweedFS` makes slashes of them.
+    fn check_dots(&self, key: &str) -> Result<(), StoreError> {
+        if key.split(['/', '\\']).any(|part| part == "." || part == "..") {
             return Err(self.invalid("a component of the key is `.` or `..`"));
         }
         Ok(())
@@ -238,7 +240,7 @@ mod tests {
 
     #[test]
     fn hostile_keys_are_refused() {
-        for key in ["", "/a", "a/../b", "..", "a/.", "./a", "a\0b", &"x".repeat(1025)] {
+        for key in ["", "/a", "a/../b", "..", "a/.", "./a", "a\0b", "a\\..\\b", &"x".repeat(1025)] {
             let error = call(key).check_key(0).expect_err(key);
             assert_eq!(error.kind, StoreErrorKind::Invalid, "{key:?}");
         }

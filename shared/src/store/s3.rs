@@ -134,7 +134,7 @@ impl ObjectStore for S3Store {
     async fn head(&self, key: &str) -> Result<ObjectMeta, StoreError> {
         let (call, full) = self.keyed(Operation::Head, key)?;
         let sent = self.client.head_object().bucket(&self.bucket).key(full).send().await;
-        let head = sent.map_err(|e| s3_error(&call, e, Refused::Object))?;
+        let head = sent.map_err(|e| s3_error(&call, &e, Refused::Object))?;
         Ok(ObjectMeta {
             key: call.key,
             size: head.content_length.and_then(|n| u64::try_from(n).ok()).unwrap_or(0),
@@ -181,7 +181,7 @@ impl ObjectStore for S3Store {
                 request = request.if_none_match("*");
             }
         }
-        let put = request.send().await.map_err(|e| s3_error(&call, e, Refused::Object))?;
+        let put = request.send().await.map_err(|e| s3_error(&call, &e, Refused::Object))?;
         let meta = Self::written(&call, size, put.e_tag)?;
         Ok(ObjectMeta { metadata: options.metadata.clone(), ..meta })
     }
@@ -189,7 +189,7 @@ impl ObjectStore for S3Store {
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
         let (call, full) = self.keyed(Operation::Delete, key)?;
         let sent = self.client.delete_object().bucket(&self.bucket).key(full).send().await;
-        match sent.map_err(|e| s3_error(&call, e, Refused::Object)) {
+        match sent.map_err(|e| s3_error(&call, &e, Refused::Object)) {
             Err(error) if error.kind == StoreErrorKind::NotFound => Ok(()),
             other => other.map(drop),
         }
@@ -208,7 +208,7 @@ impl ObjectStore for S3Store {
         for (name, value) in metadata {
             request = request.metadata(name, value);
         }
-        let created = request.send().await.map_err(|e| s3_error(&call, e, Refused::Object))?;
+        let created = request.send().await.map_err(|e| s3_error(&call, &e, Refused::Object))?;
         created.upload_id.ok_or_else(|| call.error(StoreErrorKind::Unavailable, "the answer has no upload id"))
     }
 
@@ -238,7 +238,7 @@ impl ObjectStore for S3Store {
     async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), StoreError> {
         let (call, full) = self.keyed(Operation::AbortUpload, key)?;
         let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(full).upload_id(upload_id);
-        match request.send().await.map_err(|e| s3_error(&call, e, Refused::Upload)) {
+        match request.send().await.map_err(|e| s3_error(&call, &e, Refused::Upload)) {
             Err(error) if error.kind == StoreErrorKind::UploadGone => Ok(()),
             other => other.map(drop),
         }
@@ -263,7 +263,7 @@ impl ObjectStore for S3Store {
     async fn check(&self) -> Result<(), StoreError> {
         let (call, full) = self.prefixed(Operation::Check, "")?;
         let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(full).max_keys(1);
-        request.send().await.map(drop).map_err(|e| s3_error(&call, e, Refused::Bucket))
+        request.send().await.map(drop).map_err(|e| s3_error(&call, &e, Refused::Bucket))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which store keeps which shard index: one bucket, one folder, or the zones file.
 //!
-//! Invariant: a [`Zones`] covers every index from 0 to 2^n_bits - 1 exactly once. A file that leaves a gap is refused
+//! Invariant: a [`Zones`] covers every index from 0 to 2^`n_bits` - 1 exactly once. A file that leaves a gap is refused
 //! when it is loaded, not at the first read that falls into it.
 
 use std::fmt;
@@ -198,7 +198,7 @@ impl Zones {
     /// The zone of a shard index.
     ///
     /// # Errors
-    /// [`NoZone`] when the index is not below 2^n_bits.
+    /// [`NoZone`] when the index is not below 2^`n_bits`.
     pub fn zone_for(&self, index: u32) -> Result<&Zone, NoZone> {
         let after = self.zones.partition_point(|zone| zone.range.start <= index);
         let zone = self.zones[..after].last().filter(|zone| zone.range.contains(index));

@@ -1,1 +1,226 @@
-//! placeholder
+//! The same random operations on the model and on Redis: every answer and everything visible must agree, and both
+//! auditors must be content, after each step. `DES_MODEL_CASES` sets the number of sequences.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use des_shared::clock::{Dice, ManualClock};
+use des_shared::ids::{FencingToken, JobId, TaskId, WorkerId};
+use des_shared::queue::contract::Engine;
+use des_shared::queue::memory::MemoryQueue;
+use des_shared::queue::{
+    Checkpoint, JobShare, NewTask, QueueConfig, QueueError, SharedQueue, TaskFailure, TaskState, TaskTotals, WorkerInfo,
+};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use super::server::RedisServer;
+use super::{START_MS, Subject};
+
+/// Sequences in a normal run.
+const CASES: u32 = 48;
+const JOBS: u8 = 3;
+const LEASE_MS: u64 = 1000;
+
+#[derive(Clone, Debug)]
+enum Op {
+    AddJob { job: u8, share: JobShare },
+    AddTasks { job: u8, tasks: Vec<NewTask> },
+    Claim { worker: u8, max: usize },
+    Heartbeat { worker: u8, leases: Vec<usize> },
+    Checkpoint { lease: usize, parts: u32 },
+    DropCheckpoint { lease: usize },
+    Commit { lease: usize, totals: TaskTotals },
+    Fail { lease: usize, permanent: bool, message: String },
+    Release { lease: usize },
+    Settle { job: u8, number: u32, state: TaskState, totals: TaskTotals },
+    Tick { limit: usize },
+    Forget { job: u8 },
+    Lock { name: u8, holder: u8, ttl_ms: u64 },
+    Unlock { name: u8, holder: u8 },
+    Advance { ms: u64 },
+    LoseEverything,
+}
+
+fn totals() -> impl Strategy<Value = TaskTotals> {
+    (0..9_u64, 0..9_u64, 0..1_u64 << 40, 0..1_u64 << 40).prop_map(
+        |(files_packed, files_failed, source_bytes, stored_bytes)| TaskTotals {
+            files_packed,
+            files_failed,
+            source_bytes,
+            stored_bytes,
+        },
+    )
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let job = 0..JOBS;
+    // Few numbers, so that operations meet; a few sizes that strain doubles.
+    let size = prop_oneof![4 => 0..100_u64, 1 => 1_u64 << 30..1 << 40, 1 => Just((1 << 53) - 1)];
+    let task = (0..12_u32, size).prop_map(|(number, source_bytes)| NewTask { number, source_bytes });
+    let share = (-1..=1_i32, 1..=7_u32).prop_map(|(priority, weight)| JobShare { priority, weight });
+    let lease = any::<prop::sample::Index>().prop_map(|index| index.index(64));
+    let time = prop_oneof![2 => 0..50_u64, 2 => 50..LEASE_MS, 1 => Just(LEASE_MS), 1 => LEASE_MS..3 * LEASE_MS];
+    let state = prop_oneof![4 => Just(TaskState::Committed), 3 => Just(TaskState::Dead), 1 => Just(TaskState::Pending)];
+    prop_oneof![
+        3 => (job.clone(), share).prop_map(|(job, share)| Op::AddJob { job, share }),
+        6 => (job.clone(), prop::collection::vec(task, 0..6)).prop_map(|(job, tasks)| Op::AddTasks { job, tasks }),
+        10 => (0..4_u8, 0..4_usize).prop_map(|(worker, max)| Op::Claim { worker, max }),
+        4 => (0..4_u8, prop::collection::vec(lease.clone(), 0..5))
+            .prop_map(|(worker, leases)| Op::Heartbeat { worker, leases }),
+        5 => (lease.clone(), 0..50_u32).prop_map(|(lease, parts)| Op::Checkpoint { lease, parts }),
+        2 => lease.clone().prop_map(|lease| Op::DropCheckpoint { lease }),
+        4 => (lease.clone(), totals()).prop_map(|(lease, totals)| Op::Commit { lease, totals }),
+        5 => (lease.clone(), prop::bool::weighted(0.2), "\\PC{0,200}|ä{250,260}")
+            .prop_map(|(lease, permanent, message)| Op::Fail { lease, permanent, message }),
+        3 => lease.prop_map(|lease| Op::Release { lease }),
+        3 => (job.clone(), 0..14_u32, state, totals())
+            .prop_map(|(job, number, state, totals)| Op::Settle { job, number, state, totals }),
+        5 => (0..6_usize).prop_map(|limit| Op::Tick { limit }),
+        1 => job.prop_map(|job| Op::Forget { job }),
+        2 => (0..2_u8, 0..3_u8, 0..2 * LEASE_MS).prop_map(|(name, holder, ttl_ms)| Op::Lock { name, holder, ttl_ms }),
+        1 => (0..2_u8, 0..3_u8).prop_map(|(name, holder)| Op::Unlock { name, holder }),
+        7 => time.prop_map(|ms| Op::Advance { ms }),
+        1 => prop::bool::weighted(0.3).prop_map(|lose| if lose { Op::LoseEverything } else { Op::Tick { limit: 9 } }),
+    ]
+}
+
+fn job(n: u8) -> JobId {
+    JobId::from_parts(START_MS, [n; 10])
+}
+
+fn worker(n: u8) -> WorkerInfo {
+    WorkerInfo { id: WorkerId::from_random([n; 16]), name: format!("host {n}"), slots: 2 }
+}
+
+fn checkpoint(parts: u32) -> Checkpoint {
+    Checkpoint {
+        upload_id: format!("upload {parts}"),
+        parts,
+        writers: vec![(FencingToken(u64::from(parts)), parts)],
+        next_file: parts,
+        offset: u64::from(parts) << 23,
+        files_packed: u64::from(parts) * 3,
+        files_failed: u64::from(parts / 5),
+        source_bytes: u64::from(parts) << 24,
+    }
+}
+
+/// Applies an operation and puts the answer into words. `leases` are those given so far, one of which many operations
+/// use; the first of them never was.
+async fn apply(q: &SharedQueue, op: &Op, leases: &mut Vec<(TaskId, FencingToken)>) -> String {
+    let pick = |index: usize| leases[leases.len() - 1 - index % leases.len().min(12)];
+    match op {
+        Op::AddJob { job: n, share } => say(q.add_job(job(*n), *share).await),
+        Op::AddTasks { job: n, tasks } => say(q.add_tasks(job(*n), tasks).await),
+        Op::Claim { worker: n, max } => {
+            let answer = q.claim(&worker(*n), *max).await;
+            for lease in answer.iter().flatten() {
+                leases.push((lease.task, lease.token));
+            }
+            say(answer)
+        }
+        Op::Heartbeat { worker: n, leases } => {
+            let held: Vec<_> = leases.iter().map(|&index| pick(index)).collect();
+            say(q.heartbeat(&worker(*n), &held).await)
+        }
+        Op::Checkpoint { lease, parts } => say(q.checkpoint(pick(*lease).0, pick(*lease).1, &checkpoint(*parts)).await),
+        Op::DropCheckpoint { lease } => say(q.drop_checkpoint(pick(*lease).0, pick(*lease).1).await),
+        Op::Commit { lease, totals } => say(q.commit(pick(*lease).0, pick(*lease).1, totals).await),
+        Op::Fail { lease, permanent, message } => {
+            let failure = TaskFailure { permanent: *permanent, message: message.clone() };
+            say(q.fail(pick(*lease).0, pick(*lease).1, &failure).await)
+        }
+        Op::Release { lease } => say(q.release(pick(*lease).0, pick(*lease).1).await),
+        Op::Settle { job: n, number, state, totals } => {
+            say(q.settle(TaskId { job: job(*n), number: *number }, *state, totals).await)
+        }
+        Op::Tick { limit } => say(q.tick(*limit).await),
+        Op::Forget { job: n } => say(q.forget_job(job(*n)).await),
+        Op::Lock { name, holder, ttl_ms } => {
+            say(q.lock(&format!("lock {name}"), &format!("holder {holder}"), Duration::from_millis(*ttl_ms)).await)
+        }
+        Op::Unlock { name, holder } => say(q.unlock(&format!("lock {name}"), &format!("holder {holder}")).await),
+        Op::Advance { .. } | Op::LoseEverything => String::new(),
+    }
+}
+
+/// An answer as text. Of a refusal only the kind counts.
+fn say<T: Debug>(answer: Result<T, QueueError>) -> String {
+    match answer {
+        Err(QueueError::Invalid(_)) => "invalid".to_owned(),
+        Err(QueueError::Unavailable(why)) => panic!("Redis is gone: {why}"),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Everything the trait shows.
+async fn visible(q: &SharedQueue) -> String {
+    let mut seen = vec![say(q.jobs().await), say(q.stats().await), say(q.workers().await)];
+    for n in 0..JOBS {
+        seen.push(say(q.job(job(n)).await));
+        seen.push(say(q.tasks(job(n), 0, 50).await));
+        seen.push(say(q.tasks(job(n), 5, 3).await));
+    }
+    seen.join("\n")
+}
+
+async fn compare(server: &Arc<RedisServer>, case: u64, ops: &[Op], steps: &AtomicU64) -> Result<(), TestCaseError> {
+    let config = QueueConfig {
+        namespace: format!("model-{case}"),
+        lease: Duration::from_millis(LEASE_MS),
+        max_attempts: 3,
+        backoff_base: Duration::from_millis(100),
+        backoff_max: Duration::from_millis(1500),
+    };
+    let redis = Subject::new(server, config.clone(), case, true).await;
+    let clock = Arc::new(ManualClock::new(START_MS));
+    let memory = Arc::new(MemoryQueue::new(config, Arc::<ManualClock>::clone(&clock), Arc::new(Dice::seeded(case))));
+    let model: SharedQueue = Arc::<MemoryQueue>::clone(&memory);
+    let engine = redis.queue();
+    let never = (TaskId { job: job(0), number: 0 }, FencingToken(1));
+    let (mut ours, mut theirs) = (vec![never], vec![never]);
+    for (step, op) in ops.iter().enumerate() {
+        match op {
+            Op::Advance { ms } => {
+                clock.advance(Duration::from_millis(*ms));
+                redis.advance(Duration::from_millis(*ms)).await;
+            }
+            Op::LoseEverything => {
+                memory.lose_everything();
+                redis.lose_everything().await;
+            }
+            _ => {}
+        }
+        let expected = apply(&model, op, &mut ours).await;
+        let got = apply(&engine, op, &mut theirs).await;
+        prop_assert_eq!(&got, &expected, "answer {} to {:?}", step, op);
+        prop_assert_eq!(visible(&engine).await, visible(&model).await, "after step {} {:?}", step, op);
+        prop_assert_eq!(memory.audit(), Vec::<String>::new(), "the model after step {} {:?}", step, op);
+        prop_assert_eq!(redis.audit().await, Vec::<String>::new(), "Redis after step {} {:?}", step, op);
+        steps.fetch_add(1, Ordering::Relaxed);
+    }
+    server.command(&["FLUSHALL"]).await;
+    Ok(())
+}
+
+#[test]
+fn redis_agrees_with_the_model() {
+    let cases = match std::env::var("DES_MODEL_CASES") {
+        Ok(text) => text.parse().expect("DES_MODEL_CASES is a number of sequences"),
+        Err(_) => CASES,
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let server = Arc::new(runtime.block_on(RedisServer::start()));
+    let (case, steps) = (AtomicU64::new(0), AtomicU64::new(0));
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 2000, ..Config::default() };
+    let result = TestRunner::new(config).run(&prop::collection::vec(op(), 10..80), |ops| {
+        runtime.block_on(compare(&server, case.fetch_add(1, Ordering::Relaxed), &ops, &steps))
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+    println!("{cases} sequences, {} steps: both engines agree", steps.load(Ordering::Relaxed));
+}

@@ -15,10 +15,14 @@ use uuid::Uuid;
 
 use super::{ServerError, Supervised, on_path, ports};
 
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_mins(1);
 const PORT_TRIES: usize = 4;
 const ACCESS_KEY: &str = "des-test-key";
 const SECRET_KEY: &str = "des-test-secret";
+/// May make buckets. Kept apart: SeaweedFS makes a missing bucket by itself when an administrator writes to it, which
+/// would hide a wrong bucket name.
+const ADMIN_ACCESS_KEY: &str = "des-admin-key";
+const ADMIN_SECRET_KEY: &str = "des-admin-secret";
 
 /// The one server of this test process. It is never dropped: its supervisor ends it with the process.
 static SHARED: OnceCell<Arc<SeaweedFs>> = OnceCell::const_new();
@@ -68,7 +72,7 @@ impl SeaweedFs {
         self.port
     }
 
-    /// Access key id and secret, for processes that get them by environment.
+    /// Access key id and secret of a user who may not make buckets, for processes that get them by environment.
     pub fn credentials() -> (&'static str, &'static str) {
         (ACCESS_KEY, SECRET_KEY)
     }
@@ -111,14 +115,14 @@ impl SeaweedFs {
         Ok(Arc::new(store.map_err(|e| not_started(e.to_string(), String::new()))?))
     }
 
-    /// The SDK's own client, for what a store does not do.
+    /// The SDK's own client with an administrator's credentials, for what a store does not do.
     pub fn client(&self) -> aws_sdk_s3::Client {
         let config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .http_client(aws_smithy_http_client::Builder::new().build_http())
             .region(Region::from_static("us-east-1"))
             .endpoint_url(self.endpoint())
-            .credentials_provider(Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "des-tests"))
+            .credentials_provider(Credentials::new(ADMIN_ACCESS_KEY, ADMIN_SECRET_KEY, None, None, "des-tests"))
             .force_path_style(true)
             .retry_config(RetryConfig::disabled())
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
@@ -163,9 +167,12 @@ impl SeaweedFs {
 async fn launch(program: &Path) -> Result<SeaweedFs, ServerError> {
     let failed = |e: std::io::Error| not_started(e.to_string(), String::new());
     let folder = tempfile::Builder::new().prefix("des-seaweed-").tempdir().map_err(failed)?;
-    let identities = format!(
-        r#"{{"identities":[{{"name":"des","credentials":[{{"accessKey":"{ACCESS_KEY}","secretKey":"{SECRET_KEY}"}}],"actions":["Admin","Read","Write","List","Tagging"]}}]}}"#
-    );
+    let identity = |name: &str, (key, secret): (&str, &str), actions: &[&str]| serde_json::json!({"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions});
+    let identities = serde_json::json!({"identities": [
+        identity("admin", (ADMIN_ACCESS_KEY, ADMIN_SECRET_KEY), &["Admin", "Read", "Write", "List", "Tagging"]),
+        identity("des", (ACCESS_KEY, SECRET_KEY), &["Read", "Write", "List", "Tagging"]),
+    ]});
+    let identities = identities.to_string();
     std::fs::write(folder.path().join("s3.json"), identities).map_err(failed)?;
     std::fs::create_dir(folder.path().join("data")).map_err(failed)?;
     let ports = ports::free_with_twins(4);

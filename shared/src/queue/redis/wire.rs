@@ -115,7 +115,11 @@ pub(super) fn task_view(
 ) -> Result<TaskView, QueueError> {
     let value = value.unwrap_or_default();
     let parts: Vec<&str> = value.splitn(5, ':').collect();
-    let [state, _bytes, token, attempts, tail] = parts[..] else { return Err(invalid("task", &value)) };
+    let [state, bytes, token, attempts, tail] = parts[..] else { return Err(invalid("task", &value)) };
+    let _bytes: u64 = parse(bytes, "task size")?;
+    if !tail.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == ',') {
+        return Err(invalid("task", &value));
+    }
     let state = match state {
         "P" => TaskState::Pending,
         "L" => TaskState::Leased,

@@ -20,14 +20,13 @@ pub(super) async fn overwrite_changes_the_etag(store: SharedStore) {
     assert_eq!(get(&store, "k").await, "2wo!");
 }
 
-/// Keys as sources and archives have them.
-pub(super) const ODD_KEYS: [&str; 16] = [
+/// Keys as sources and archives have them. Without backslashes: `SeaweedFS` takes them for slashes.
+pub(super) const ODD_KEYS: [&str; 15] = [
     "plain",
     "with space",
     "a+b&c=d?e#f%20g",
     "quote\"apostrophe'",
     "<angle>&amp;",
-    "back\\slash",
     "tilde~(paren)[bracket]{brace}",
     "comma,semi;colon:at@dollar$star*pipe|caret^tick`",
     "umlaut-äöü-ß",
@@ -59,7 +58,7 @@ pub(super) async fn odd_keys(store: SharedStore) {
 
 pub(super) async fn hostile_keys(store: SharedStore) {
     let options = WriteOptions::overwrite();
-    for key in ["", "/absolute", "../up", "a/../../up", "a/..", ".", "nul\0", &"k".repeat(1025)] {
+    for key in ["", "/absolute", "../up", "a/../../up", "a/..", ".", "nul\0", "a\\..\\b", &"k".repeat(1025)] {
         let put = store.put(key, Bytes::from_static(b"x"), &options).await;
         assert_eq!(kind(put), StoreErrorKind::Invalid, "put {key:?}");
         assert_eq!(kind(store.get(key, ByteRange::Full).await), StoreErrorKind::Invalid, "get {key:?}");

@@ -16,7 +16,7 @@ const FAST: RetryPolicy = RetryPolicy {
     first: Duration::from_micros(10),
     max: Duration::from_micros(100),
     attempts: 6,
-    deadline: Duration::from_secs(60),
+    deadline: Duration::from_mins(1),
 };
 
 fn faulty() -> (TempDir, Arc<FaultStore>) {
@@ -146,7 +146,7 @@ async fn calls_are_counted_by_operation_and_outcome() {
     let streamed = store.get_stream("secret-key", ByteRange::Full).await.expect("stream");
     streamed.stream.try_collect::<Vec<_>>().await.expect("all of it");
     assert!(store.head("missing").await.is_err());
-    faults.add(Rule::once(Operation::List, Fault::Delay(Duration::from_secs(3600))));
+    faults.add(Rule::once(Operation::List, Fault::Delay(Duration::from_hours(1))));
     let abandoned = tokio::time::timeout(Duration::from_millis(20), store.list("", None, 1)).await;
     assert!(abandoned.is_err(), "the caller went away");
     let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).expect("text");

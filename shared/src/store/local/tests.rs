@@ -94,7 +94,7 @@ async fn names_a_folder_cannot_keep_are_refused() {
 async fn crashed_writers_leave_only_what_can_be_told_apart() {
     let (dir, store) = store();
     fs::create_dir_all(dir.path().join("a/b")).expect("mkdir");
-    let old = SystemTime::now() - Duration::from_secs(7200);
+    let old = SystemTime::now() - Duration::from_hours(2);
     for name in [".des-tmp-old", "a/b/.des-tmp-old", "a/b/object"] {
         let file = fs::File::create(dir.path().join(name)).expect("create");
         file.set_modified(old).expect("set the time");

@@ -68,7 +68,7 @@ impl Default for S3Timeouts {
         Self {
             connect: Duration::from_secs(5),
             attempt: Duration::from_secs(20),
-            upload_attempt: Duration::from_secs(120),
+            upload_attempt: Duration::from_mins(2),
         }
     }
 }
@@ -97,7 +97,7 @@ impl S3Config {
             return Err(format!("the bucket is {:?}; expected letters, digits, dots and dashes", self.bucket));
         }
         if let Some(endpoint) = &self.endpoint_url
-            && !endpoint.strip_prefix("http://").or(endpoint.strip_prefix("https://")).is_some_and(|h| !h.is_empty())
+            && endpoint.strip_prefix("http://").or(endpoint.strip_prefix("https://")).is_none_or(str::is_empty)
         {
             return Err(format!("the endpoint URL is {endpoint:?}; expected http://HOST or https://HOST"));
         }

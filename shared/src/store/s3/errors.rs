@@ -16,11 +16,11 @@ pub(super) enum Refused {
     Bucket,
 }
 
-pub(super) fn s3_error<E>(call: &Call, error: SdkError<E, HttpResponse>, about: Refused) -> StoreError
+pub(super) fn s3_error<E>(call: &Call, error: &SdkError<E, HttpResponse>, about: Refused) -> StoreError
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
-    match &error {
+    match error {
         SdkError::ServiceError(refused) => {
             let status = refused.raw().status().as_u16();
             let code = refused.err().code().unwrap_or("");
@@ -32,9 +32,9 @@ where
         SdkError::ResponseError(answer) => {
             let status = answer.raw().status().as_u16();
             let kind = if status < 400 { StoreErrorKind::Unavailable } else { kind_of(status, "", about) };
-            call.error(kind, format!("an unreadable answer with status {status}: {}", causes(&error)))
+            call.error(kind, format!("an unreadable answer with status {status}: {}", causes(error)))
         }
-        _ => unsent(call, &error),
+        _ => unsent(call, error),
     }
 }
 

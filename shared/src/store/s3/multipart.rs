@@ -22,7 +22,7 @@ pub(super) async fn put_part(
     let size = bytes.len() as u64;
     let request = store.uploader.upload_part().bucket(&store.bucket).key(full).upload_id(upload_id);
     let request = request.part_number(wire_number(call, number)?).body(ByteStream::from(bytes));
-    let sent = request.send().await.map_err(|e| s3_error(call, e, Refused::Upload))?;
+    let sent = request.send().await.map_err(|e| s3_error(call, &e, Refused::Upload))?;
     let etag = sent.e_tag.ok_or_else(|| call.error(StoreErrorKind::Unavailable, "the answer has no ETag"))?;
     Ok(PartTag { number, etag, size })
 }
@@ -38,7 +38,7 @@ pub(super) async fn list_parts(
     loop {
         let request = store.client.list_parts().bucket(&store.bucket).key(full).upload_id(upload_id);
         let sent = request.set_part_number_marker(marker.clone()).send().await;
-        let page = sent.map_err(|e| s3_error(call, e, Refused::Upload))?;
+        let page = sent.map_err(|e| s3_error(call, &e, Refused::Upload))?;
         for part in page.parts.unwrap_or_default() {
             let number = part.part_number.and_then(|n| u32::try_from(n).ok());
             let size = part.size.and_then(|n| u64::try_from(n).ok());
@@ -79,7 +79,7 @@ pub(super) async fn complete(
             request = request.if_none_match("*");
         }
     }
-    match request.send().await.map_err(|e| s3_error(call, e, Refused::Upload)) {
+    match request.send().await.map_err(|e| s3_error(call, &e, Refused::Upload)) {
         Ok(done) => S3Store::written(call, parts.iter().map(|part| part.size).sum(), done.e_tag),
         // The answer of an earlier completion was lost, or another of its makers won: the key is taken.
         Err(gone) if gone.kind == StoreErrorKind::UploadGone && mode == WriteMode::CreateOnly => {
@@ -96,7 +96,7 @@ pub(super) async fn list_uploads(store: &S3Store, call: &Call, full: &str) -> Re
     loop {
         let request = store.client.list_multipart_uploads().bucket(&store.bucket).prefix(full);
         let request = request.set_key_marker(markers.0.clone()).set_upload_id_marker(markers.1.clone());
-        let page = request.send().await.map_err(|e| s3_error(call, e, Refused::Bucket))?;
+        let page = request.send().await.map_err(|e| s3_error(call, &e, Refused::Bucket))?;
         for upload in page.uploads.unwrap_or_default() {
             let (Some(key), Some(upload_id)) = (upload.key, upload.upload_id) else { continue };
             let Some(key) = store.stripped(&key).map(str::to_owned) else { continue };

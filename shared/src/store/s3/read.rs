@@ -36,7 +36,7 @@ impl S3Store {
             ByteRange::Suffix(n) => Some(format!("bytes=-{n}")),
         };
         let sent = request.set_range(header).send().await;
-        match sent.map_err(|e| s3_error(call, e, Refused::Object)) {
+        match sent.map_err(|e| s3_error(call, &e, Refused::Object)) {
             Ok(output) => Answer::check(call, output, range).map(Some),
             // An empty object has no last bytes, which servers answer with 416.
             Err(error) if error.kind == StoreErrorKind::InvalidRange && matches!(range, ByteRange::Suffix(_)) => {
@@ -137,7 +137,7 @@ pub(super) async fn list(
     let after = after.map(|after| format!("{}{after}", store.prefix));
     let request = store.client.list_objects_v2().bucket(&store.bucket).prefix(full).set_start_after(after);
     let sent = request.max_keys(i32::try_from(limit).unwrap_or(i32::MAX)).send().await;
-    let page = sent.map_err(|e| s3_error(call, e, Refused::Bucket))?;
+    let page = sent.map_err(|e| s3_error(call, &e, Refused::Bucket))?;
     let mut objects = Vec::new();
     let mut last = None;
     for object in page.contents.unwrap_or_default() {
@@ -168,7 +168,7 @@ mod tests {
     fn answer(content_range: Option<&str>, body: &'static [u8]) -> GetObjectOutput {
         GetObjectOutput::builder()
             .set_content_range(content_range.map(str::to_owned))
-            .content_length(body.len() as i64)
+            .content_length(i64::try_from(body.len()).expect("a short body"))
             .e_tag("\"e\"")
             .body(ByteStream::from_static(body))
             .build()

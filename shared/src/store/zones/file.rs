@@ -96,13 +96,11 @@ fn n_bits(raw: Option<i64>, problems: &mut Vec<String>) -> Option<NBits> {
         problems.push("n_bits is missing; expected 4 to 16".to_owned());
         return None;
     };
-    match u8::try_from(raw).ok().map(NBits::new) {
-        Some(Ok(n_bits)) => Some(n_bits),
-        _ => {
-            problems.push(format!("n_bits is {raw}; expected 4 to 16"));
-            None
-        }
+    let n_bits = u8::try_from(raw).ok().and_then(|bits| NBits::new(bits).ok());
+    if n_bits.is_none() {
+        problems.push(format!("n_bits is {raw}; expected 4 to 16"));
     }
+    n_bits
 }
 
 fn check_zone(at: usize, raw: RawZone, problems: &mut Vec<String>) -> Option<ZoneConfig> {

@@ -19,11 +19,11 @@ fn problems(text: &str) -> Vec<String> {
 }
 
 fn zones(n_bits: &str, zones: &[(&str, i64, i64)]) -> String {
-    let mut text = format!("n_bits: {n_bits}\nzones:\n");
-    for (name, start, end) in zones {
-        text += &format!("  - {{name: {name}, range: {{start: {start}, end: {end}}}, s3: {{bucket: b}}}}\n");
-    }
-    text
+    let zone = |(name, start, end): &(&str, i64, i64)| {
+        format!("  - {{name: {name}, range: {{start: {start}, end: {end}}}, s3: {{bucket: b}}}}\n")
+    };
+    let zones: Vec<String> = zones.iter().map(zone).collect();
+    format!("n_bits: {n_bits}\nzones:\n{}", zones.concat())
 }
 
 #[test]
