@@ -1,1 +1,120 @@
 //! The retriever: finds a file in its shard and serves it over HTTP.
+//!
+//! The way of a request: [`api`] reads it, [`serve`] goes through the places where the file can be, [`locate`] finds
+//! the entry with the help of [`cache`], [`fetch`] brings the checked bytes, [`represent`] says what HTTP has to know.
+//!
+//! It needs the shards alone: neither Redis nor the state store. Any number of retrievers run side by side.
+
+mod api;
+mod cache;
+mod config;
+mod error;
+mod fetch;
+mod locate;
+mod metrics;
+mod places;
+mod represent;
+mod serve;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use des_shared::clock::Clock;
+use des_shared::metrics::Metrics;
+use des_shared::service::{self, Readiness, Shutdown};
+use des_shared::store::zones::Zones;
+use tokio::task::JoinHandle;
+
+use crate::api::Api;
+use crate::cache::IndexCache;
+use crate::fetch::Fetcher;
+use crate::locate::Locator;
+use crate::metrics::RetrieverMetrics;
+use crate::places::Places;
+use crate::serve::Files;
+
+pub use config::{Config, all_settings};
+pub use error::Error;
+
+/// What a retriever works with; opened by whoever starts it.
+#[derive(Clone)]
+pub struct Deps {
+    /// Where shards are.
+    pub zones: Arc<Zones>,
+    /// Wall-clock time.
+    pub clock: Arc<dyn Clock>,
+    /// The registry of the process.
+    pub metrics: Metrics,
+}
+
+impl fmt::Debug for Deps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deps").field("zones", &self.zones).finish_non_exhaustive()
+    }
+}
+
+/// The retriever as a service.
+#[derive(Debug)]
+pub struct Retriever;
+
+/// A running retriever.
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    server: JoinHandle<io::Result<()>>,
+}
+
+impl Retriever {
+    /// Binds, begins to serve, and returns. Stops when `shutdown` begins.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn start(config: Config, deps: Deps, shutdown: Shutdown) -> io::Result<Running> {
+        let listener = service::bind(config.listen.address).await?;
+        let address = listener.local_addr()?;
+        let (drain, auth) = (config.listen.drain, config.listen.auth.clone());
+        let router = service::with_auth(router(&config, deps, &shutdown), auth);
+        let server = tokio::spawn(service::serve(listener, router, shutdown, drain));
+        Ok(Running { address, server })
+    }
+}
+
+impl Running {
+    /// The address it really listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns when it has stopped.
+    ///
+    /// # Errors
+    /// When the listener failed.
+    pub async fn join(self) -> io::Result<()> {
+        self.server.await.map_err(io::Error::other)?
+    }
+}
+
+fn files(config: &Config, deps: &Deps, metrics: &RetrieverMetrics) -> Files {
+    let cache = Arc::new(IndexCache::new(config.cache_bytes, deps.clock.clone(), metrics.clone()));
+    Files {
+        places: Places::new(deps.zones.clone(), metrics),
+        locator: Locator { cache, clock: deps.clock.clone(), listing_ttl: config.listing_ttl },
+        fetcher: Fetcher::new(metrics.clone()),
+        bigfiles_prefix: config.bigfiles_prefix.clone(),
+    }
+}
+
+fn router(config: &Config, deps: Deps, shutdown: &Shutdown) -> Router {
+    let metrics = RetrieverMetrics::register(&deps.metrics, config.backend);
+    let files = files(config, &deps, &metrics);
+    let readiness = files.places.readiness(Readiness::new(shutdown.clone()));
+    api::router(Api { files: Arc::new(files), metrics })
+        .merge(service::health_routes(readiness, deps.metrics))
+        .fallback(api::not_found)
+}
+
+#[cfg(test)]
+mod tests;

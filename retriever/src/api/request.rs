@@ -1,0 +1,154 @@
+//! From an HTTP request to what it wants: uid, moment, conditions.
+
+use axum::http::{HeaderMap, HeaderName, Method, Uri, header};
+use des_shared::created_at::CreatedAt;
+use des_shared::ids::MAX_UID_BYTES;
+use percent_encoding::percent_decode_str;
+
+use crate::error::Error;
+use crate::serve::Wanted;
+
+/// Reads a request for a file.
+pub(super) fn wanted(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Wanted, Error> {
+    Ok(Wanted {
+        uid: uid(uri.path())?,
+        created_at: created_at(uri.query().unwrap_or_default())?,
+        head: method == Method::HEAD,
+        accepts_zstd: headers.get_all(header::ACCEPT_ENCODING).iter().any(|v| v.to_str().is_ok_and(accepts_zstd)),
+        range: text(headers, &header::RANGE),
+        if_range: text(headers, &header::IF_RANGE),
+        if_none_match: joined(headers, &header::IF_NONE_MATCH),
+    })
+}
+
+fn bad(kind: &'static str, detail: impl Into<String>) -> Error {
+    Error::BadRequest { kind, detail: detail.into() }
+}
+
+/// Everything behind `/files/`, decoded exactly once: `%2F` and `/` mean the same, `%252F` means `%2F`.
+fn uid(path: &str) -> Result<String, Error> {
+    let raw = path.strip_prefix("/files/").unwrap_or_default();
+    let decoded = percent_decode_str(raw)
+        .decode_utf8()
+        .map_err(|_| bad("uid-not-utf8", "the uid is not UTF-8; percent-encode the bytes of its UTF-8 form"))?;
+    if decoded.is_empty() {
+        return Err(bad("uid-missing", "the uid is missing: /files/{uid}?created_at=<RFC 3339>"));
+    }
+    if decoded.len() > MAX_UID_BYTES {
+        return Err(Error::UidTooLong { bytes: decoded.len() });
+    }
+    Ok(decoded.into_owned())
+}
+
+fn created_at(query: &str) -> Result<CreatedAt, Error> {
+    let missing = "created_at is missing: send the file's own, for example ?created_at=2025-03-10T12:00:00Z";
+    let mut values = query.split('&').filter_map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (name == "created_at").then_some(value)
+    });
+    let (Some(value), more) = (values.next(), values.next()) else {
+        return Err(bad("created-at-missing", missing));
+    };
+    if more.is_some() {
+        return Err(bad("created-at-twice", "created_at is there twice; send it once"));
+    }
+    // As forms are decoded, which makes a space of the plus of an offset; the parser knows.
+    let value = value.replace('+', " ");
+    let decoded = percent_decode_str(&value)
+        .decode_utf8()
+        .map_err(|_| bad("created-at-invalid", "created_at is not UTF-8; expected RFC 3339"))?;
+    if decoded.trim().is_empty() {
+        return Err(bad("created-at-missing", missing));
+    }
+    CreatedAt::parse_query(&decoded).map_err(|e| bad("created-at-invalid", format!("created_at: {e}")))
+}
+
+/// A header that stands at most once. One that is not text counts as missing: conditions that nobody can read.
+fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+    (!values.is_empty()).then(|| values.join(","))
+}
+
+/// Whether `Accept-Encoding` names zstd itself; `*` is no promise that a client really knows it.
+fn accepts_zstd(header: &str) -> bool {
+    header.split(',').any(|item| {
+        let mut parts = item.split(';').map(str::trim);
+        let named = parts.next().is_some_and(|coding| coding.eq_ignore_ascii_case("zstd"));
+        let refused = parts.any(|parameter| {
+            let value = parameter.strip_prefix("q=").or_else(|| parameter.strip_prefix("Q="));
+            value.is_some_and(|q| q.trim().parse::<f32>().map_or(true, |q| q <= 0.0))
+        });
+        named && !refused
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(target: &str) -> Result<Wanted, Error> {
+        wanted(&Method::GET, &target.parse().expect("a request target"), &HeaderMap::new())
+    }
+
+    #[test]
+    fn uids_are_decoded_once_and_exactly() {
+        let at = "?created_at=2025-03-10T12:00:00Z";
+        for (path, uid) in [
+            ("/files/a", "a"),
+            ("/files/a/b.txt", "a/b.txt"),
+            ("/files/a%2Fb.txt", "a/b.txt"),
+            ("/files/a%252Fb", "a%2Fb"),
+            ("/files//a//b/", "/a//b/"),
+            ("/files/a+b%20c", "a+b c"),
+            ("/files/%E6%97%A5%E6%9C%AC", "日本"),
+            ("/files/日本/ä", "日本/ä"),
+            ("/files/..%2F..%2Fetc", "../../etc"),
+            ("/files/a%00b", "a\0b"),
+            ("/files/100%", "100%"),
+        ] {
+            assert_eq!(read(&format!("{path}{at}")).expect(path).uid, uid);
+        }
+        for path in ["/files/", "/files/%FF%FE", "/files/a%C3"] {
+            assert_eq!(read(&format!("{path}{at}")).expect_err(path).status(), 400, "{path}");
+        }
+        let long = "x".repeat(MAX_UID_BYTES);
+        let request = |uid: &str| super::uid(&format!("/files/{uid}"));
+        assert_eq!(request(&long).expect("as long as possible").len(), MAX_UID_BYTES);
+        assert_eq!(request(&format!("{long}x")).expect_err("too long").status(), 414);
+    }
+
+    #[test]
+    fn moments_may_have_lost_their_plus() {
+        let same = read("/files/a?created_at=2025-03-10T12:00:00%2B05:30").expect("escaped").created_at.unix_micros();
+        for query in ["created_at=2025-03-10T12:00:00+05:30", "x=1&created_at=2025-03-10T12%3A00%3A00%2005:30&y"] {
+            assert_eq!(read(&format!("/files/a?{query}")).expect(query).created_at.unix_micros(), same);
+        }
+        for (query, word) in [
+            ("", "missing"),
+            ("?created_at", "missing"),
+            ("?created_at=", "missing"),
+            ("?Created_At=2025-03-10", "missing"),
+            ("?created_at=yesterday", "2025-03-10T12:00:00Z"),
+            ("?created_at=2025-02-30", "does not have that day"),
+            ("?created_at=%FF", "UTF-8"),
+            ("?created_at=2025-03-10&created_at=2025-03-11", "twice"),
+        ] {
+            let error = read(&format!("/files/a{query}")).expect_err(query);
+            assert!(error.status() == 400 && error.to_string().contains(word), "{query}: {error}");
+        }
+    }
+
+    #[test]
+    fn zstd_is_accepted_when_it_is_named() {
+        for header in ["zstd", "gzip, zstd", "ZSTD;q=0.5", "br;q=1.0, zstd ; q=0.1"] {
+            assert!(accepts_zstd(header), "{header}");
+        }
+        for header in ["", "gzip", "*", "zstd;q=0", "zstd; q=0.0", "zstdx"] {
+            assert!(!accepts_zstd(header), "{header}");
+        }
+    }
+}
