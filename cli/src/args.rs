@@ -386,7 +386,11 @@ pub(crate) fn parse_bigfiles_prefix(text: &str) -> Result<String, String> {
     let ok = !text.is_empty()
         && !text.starts_with(|c: char| c.is_ascii_digit())
         && text.split('/').all(|part| !matches!(part, "" | "." | ".."));
-    if ok { Ok(text.to_owned()) } else { Err("expected a name such as _bigFiles, not starting with a digit".to_owned()) }
+    if ok {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a name such as _bigFiles, not starting with a digit".to_owned())
+    }
 }
 
 fn parse_shard_size(text: &str) -> Result<u64, String> {
@@ -442,8 +446,15 @@ mod tests {
         let parse = |args: &[&str]| Args::try_parse_from([&["des", "pack", "m", "--output-dir", "o"], args].concat());
         assert!(parse(&[]).is_ok());
         for args in [
-            ["--n-bits", "3"], ["--n-bits", "17"], ["--level", "0"], ["--level", "23"], ["--max-shard-size", "0"],
-            ["--format", "v1"], ["--codec", "gzip"], ["--big-file-threshold", "65MiB"], ["--bigfiles-prefix", "2024"],
+            ["--n-bits", "3"],
+            ["--n-bits", "17"],
+            ["--level", "0"],
+            ["--level", "23"],
+            ["--max-shard-size", "0"],
+            ["--format", "v1"],
+            ["--codec", "gzip"],
+            ["--big-file-threshold", "65MiB"],
+            ["--bigfiles-prefix", "2024"],
         ] {
             assert!(parse(&args).is_err(), "{args:?}");
         }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use des_shared::job::{JobRequest, JobView};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
-use serde::de::DeserializeOwned;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::args::KeyArgs;
@@ -258,8 +258,9 @@ impl Client {
         let error = CliError::failed(format!("the {name} answered {}: {message}", status.as_u16()));
         match status {
             StatusCode::UNAUTHORIZED => error.hint("give its key with --api-key or DES_API_KEY"),
-            StatusCode::FORBIDDEN => error
-                .hint("the service decides what may be read: DES_SOURCE_ROOTS where it runs, --source-root for des dev"),
+            StatusCode::FORBIDDEN => error.hint(
+                "the service decides what may be read: DES_SOURCE_ROOTS where it runs, --source-root for des dev",
+            ),
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
                 error.hint(format!("try again in {} s", retry_after.as_deref().unwrap_or("a few")))
             }
@@ -267,7 +268,9 @@ impl Client {
                 error.hint("check uid and created_at: the date decides which shards are searched")
             }
             StatusCode::NOT_FOUND => error.hint("des jobs lists the jobs it knows"),
-            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => error.hint("correct it and run the command again"),
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
+                error.hint("correct it and run the command again")
+            }
             _ => error,
         }
     }
@@ -292,9 +295,18 @@ pub(crate) fn view(raw: &Value) -> Result<JobView, CliError> {
 
 fn query_of(options: &JobRequest) -> Result<Vec<(&'static str, String)>, CliError> {
     const NAMES: [&str; 9] = [
-        "name", "n_bits", "max_shard_size", "format", "codec", "level", "big_file_threshold_bytes", "priority", "weight",
+        "name",
+        "n_bits",
+        "max_shard_size",
+        "format",
+        "codec",
+        "level",
+        "big_file_threshold_bytes",
+        "priority",
+        "weight",
     ];
-    let value = serde_json::to_value(options).map_err(|e| CliError::failed(format!("cannot write the options: {e}")))?;
+    let value =
+        serde_json::to_value(options).map_err(|e| CliError::failed(format!("cannot write the options: {e}")))?;
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     Ok(NAMES.into_iter().filter_map(|name| value.get(name).map(|v| (name, text(v)))).collect())
 }
@@ -328,7 +340,8 @@ mod tests {
     fn a_uid_is_one_segment_whatever_is_in_it() {
         let client = client("http://h:1/des").unwrap();
         let url = client.file_url("a/../b c?d#e%f+ü", "2024-01-01T00:00:00+02:00").unwrap();
-        let expected = "http://h:1/des/files/a%2F..%2Fb%20c%3Fd%23e%25f%2B%C3%BC?created_at=2024-01-01T00%3A00%3A00%2B02%3A00";
+        let expected =
+            "http://h:1/des/files/a%2F..%2Fb%20c%3Fd%23e%25f%2B%C3%BC?created_at=2024-01-01T00%3A00%3A00%2B02%3A00";
         assert_eq!(url.as_str(), expected);
         assert!(client.file_url("..", "x").is_err());
     }

@@ -143,9 +143,8 @@ impl From<PlanError> for CliError {
         match error {
             PlanError::Manifest(error) => error.into(),
             PlanError::Config(message) => Self::usage(message),
-            PlanError::Duplicate(_) => {
-                Self::failed(error.to_string()).hint("correct the manifest and run the same command again; nothing was written")
-            }
+            PlanError::Duplicate(_) => Self::failed(error.to_string())
+                .hint("correct the manifest and run the same command again; nothing was written"),
             PlanError::Spool { .. } => {
                 Self::failed(error.to_string()).hint("choose another folder for temporary files with --spool-dir")
             }

@@ -134,7 +134,8 @@ impl Iterator for FolderWalk {
 }
 
 fn sorted_names(folder: &Path) -> io::Result<vec::IntoIter<OsString>> {
-    let mut names = fs::read_dir(folder)?.map(|item| item.map(|item| item.file_name())).collect::<io::Result<Vec<_>>>()?;
+    let mut names =
+        fs::read_dir(folder)?.map(|item| item.map(|item| item.file_name())).collect::<io::Result<Vec<_>>>()?;
     names.sort_unstable();
     Ok(names.into_iter())
 }

@@ -122,7 +122,8 @@ impl Iterator for Entries {
     fn next(&mut self) -> Option<Self::Item> {
         match self {
             Self::Manifest { reader, base } => {
-                let entry = reader.next()?.and_then(|(position, entry)| Ok((position, entry.resolved(position, base)?)));
+                let entry =
+                    reader.next()?.and_then(|(position, entry)| Ok((position, entry.resolved(position, base)?)));
                 Some(entry.map(|(position, entry)| Item::File(position, entry)).map_err(CliError::from))
             }
             Self::Folder { walk, number } => Some(Ok(match walk.next()? {

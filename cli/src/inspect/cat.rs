@@ -43,8 +43,7 @@ pub(crate) async fn cat(args: CatArgs, screen: &Screen) -> Result<Exit, CliError
     let location = Location::open(&args.location, &args.s3).await?;
     let slots = match (&args.created_at, location.is_one()) {
         (Some(text), false) => {
-            let created_at =
-                CreatedAt::parse_query(text).map_err(|e| CliError::usage(format!("--created-at: {e}")))?;
+            let created_at = CreatedAt::parse_query(text).map_err(|e| CliError::usage(format!("--created-at: {e}")))?;
             candidate_slots(&args.uid, &created_at, args.n_bits)
         }
         _ => Vec::new(),
@@ -107,7 +106,11 @@ async fn search(location: &Location, uid: &str, prefix: &str, screen: &Screen) -
 }
 
 /// Damage of one shard is a finding; a store that fails ends the search.
-async fn look(location: &Location, object: &ObjectMeta, uid: &str) -> Result<Result<Option<Hit>, ArchiveError>, CliError> {
+async fn look(
+    location: &Location,
+    object: &ObjectMeta,
+    uid: &str,
+) -> Result<Result<Option<Hit>, ArchiveError>, CliError> {
     let found = async {
         let shard = RemoteShard::open(location.store().clone(), &object.key).await?;
         let entry = shard.find(uid).await?;

@@ -74,9 +74,10 @@ fn local(path: &Path) -> Result<(Backend, Option<String>), CliError> {
         return Ok((Backend::Local { base_dir: path.to_owned() }, None));
     }
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| {
-        CliError::usage(format!("{} is not the name of a shard", path.display()))
-    })?;
+    let name = path
+        .file_name()
+        .and_then(|n| n.to_str())
+        .ok_or_else(|| CliError::usage(format!("{} is not the name of a shard", path.display())))?;
     Ok((Backend::Local { base_dir: folder.to_owned() }, Some(name.to_owned())))
 }
 

@@ -190,8 +190,12 @@ fn conclude(tally: &Shared) -> Result<Exit, CliError> {
         };
         screen.line(&format!(
             "{} shards, {} files ({} big), {} of content in {} verified in {}: {verdict}",
-            count(tally.shards), count(tally.measure.files), count(tally.big_files), bytes(tally.raw_bytes),
-            bytes(tally.measure.bytes), duration(time),
+            count(tally.shards),
+            count(tally.measure.files),
+            count(tally.big_files),
+            bytes(tally.raw_bytes),
+            bytes(tally.measure.bytes),
+            duration(time),
         ))?;
     }
     Ok(if tally.problems == 0 { Exit::Done } else { Exit::Failed })

@@ -48,7 +48,12 @@ enum Verdict {
 ///
 /// # Errors
 /// When the manifest cannot be read. A file that differs is a finding, not an error.
-pub(super) async fn compare(client: &Client, path: &Path, total: (u64, u64), screen: &Screen) -> Result<Comparison, CliError> {
+pub(super) async fn compare(
+    client: &Client,
+    path: &Path,
+    total: (u64, u64),
+    screen: &Screen,
+) -> Result<Comparison, CliError> {
     let mut meter = screen.meter("reading");
     let started = Instant::now();
     let mut measure = Measure { of_files: Some(total.0), of_bytes: Some(total.1), ..Measure::default() };

@@ -91,7 +91,9 @@ fn choose_folder(given: Option<&Path>) -> Result<PathBuf, CliError> {
     }
     let here = std::env::current_dir().map_err(|e| CliError::failed(format!("there is no current folder: {e}")))?;
     let is_checkout = |folder: &&Path| {
-        ["Cargo.toml", "shared/Cargo.toml", "cli/Cargo.toml", "retriever/Cargo.toml"].iter().all(|f| folder.join(f).is_file())
+        ["Cargo.toml", "shared/Cargo.toml", "cli/Cargo.toml", "retriever/Cargo.toml"]
+            .iter()
+            .all(|f| folder.join(f).is_file())
     };
     here.ancestors().find(is_checkout).map(Path::to_owned).ok_or_else(|| {
         CliError::usage("no FOLDER was given, and the current folder is not in a checkout of DES")
@@ -183,7 +185,10 @@ impl Story {
             (true, 0) => Exit::Done,
             (true, _) => Exit::SomeFilesFailed,
             // What is in no shard cannot be served: that alone is not a failure of serving.
-            (false, _) if self.comparison.equal == self.comparison.served && self.comparison.equal == self.job.files.packed => {
+            (false, _)
+                if self.comparison.equal == self.comparison.served
+                    && self.comparison.equal == self.job.files.packed =>
+            {
                 Exit::SomeFilesFailed
             }
             (false, _) => Exit::Failed,
@@ -227,14 +232,25 @@ impl Story {
             format!("{}: {} files, {}", self.corpus.folder.display(), count(files), bytes(source)),
             format!(
                 "  packed    {} files into {} shards in {} ({}/s)",
-                count(self.job.files.packed), count(self.job.shards.committed), duration(self.packing), rate(source, self.packing),
+                count(self.job.files.packed),
+                count(self.job.shards.committed),
+                duration(self.packing),
+                rate(source, self.packing),
             ),
             format!("  stored    {} for {}: {}", bytes(stored), bytes(source), ratio(source, stored)),
             format!(
                 "  served    {} of {} files over HTTP in {} ({} reads/s, {}/s)",
-                count(back.served), count(files), duration(back.took), count(self.reads_per_second() as u64), rate(back.bytes, back.took),
+                count(back.served),
+                count(files),
+                duration(back.took),
+                count(self.reads_per_second() as u64),
+                rate(back.bytes, back.took),
             ),
-            format!("  compared  {} of {} files have the same SHA-256 as their source", count(back.equal), count(files)),
+            format!(
+                "  compared  {} of {} files have the same SHA-256 as their source",
+                count(back.equal),
+                count(files)
+            ),
         ];
         lines.extend(back.wrong.iter().map(|why| format!("  WRONG     {}", visible(why))));
         lines.push(String::new());

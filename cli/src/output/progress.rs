@@ -37,7 +37,8 @@ impl Measure {
     }
 
     fn text(&self, running: Duration) -> String {
-        let all = |all: Option<u64>, show: fn(u64) -> String| all.map(|n| format!(" of {}", show(n))).unwrap_or_default();
+        let all =
+            |all: Option<u64>, show: fn(u64) -> String| all.map(|n| format!(" of {}", show(n))).unwrap_or_default();
         let mut text = format!("{}{} files", human::count(self.files), all(self.of_files, human::count));
         if self.bytes > 0 || self.of_bytes.is_some() {
             text += &format!(", {}{}", human::bytes(self.bytes), all(self.of_bytes, human::bytes));
@@ -150,7 +151,8 @@ impl Meter {
 
 fn spinner_style() -> ProgressStyle {
     // The template is a literal; were it wrong, the plain default would do.
-    ProgressStyle::with_template("{prefix:>9} {spinner} {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner())
+    ProgressStyle::with_template("{prefix:>9} {spinner} {wide_msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
 fn bar_style() -> ProgressStyle {
@@ -170,7 +172,8 @@ mod tests {
 
     #[test]
     fn a_measure_says_how_far_and_how_long() {
-        let half = Measure { files: 5, of_files: Some(10), bytes: 1 << 20, of_bytes: Some(2 << 20), note: "1 failed".into() };
+        let half =
+            Measure { files: 5, of_files: Some(10), bytes: 1 << 20, of_bytes: Some(2 << 20), note: "1 failed".into() };
         let text = half.text(Duration::from_secs(2));
         assert_eq!(text, "5 of 10 files, 1.0 MiB of 2.0 MiB, 512 KiB/s, 2.0 s left, 1 failed");
         let unknown = Measure { files: 3, ..Measure::default() };

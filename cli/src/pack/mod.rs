@@ -122,8 +122,18 @@ fn show(outcome: &mut Outcome, output_dir: &Path, screen: &Screen) -> Result<(),
     }
     let there = if known == 0 { String::new() } else { format!(", {} were there already", count(known)) };
     screen.line(&format!("packed into {}", output_dir.display()))?;
-    screen.line(&format!("  files   {} accepted = {} packed + {} failed", count(outcome.accepted), count(packed), count(failed)))?;
-    screen.line(&format!("  bytes   {} of source, {} stored ({})", bytes(source), bytes(stored), ratio(source, stored)))?;
+    screen.line(&format!(
+        "  files   {} accepted = {} packed + {} failed",
+        count(outcome.accepted),
+        count(packed),
+        count(failed)
+    ))?;
+    screen.line(&format!(
+        "  bytes   {} of source, {} stored ({})",
+        bytes(source),
+        bytes(stored),
+        ratio(source, stored)
+    ))?;
     screen.line(&format!("  shards  {} written{there}", count(present - known)))?;
     screen.line(&format!("  time    {}", duration(outcome.took)))?;
     if let Some(text) = skipped_text(outcome.skipped) {
@@ -136,9 +146,12 @@ fn show(outcome: &mut Outcome, output_dir: &Path, screen: &Screen) -> Result<(),
 /// be repeated byte for byte, otherwise now.
 fn sequence() -> Result<u64, CliError> {
     match std::env::var("SOURCE_DATE_EPOCH") {
-        Ok(text) if !text.is_empty() => text.trim().parse::<u64>().ok().and_then(|s| s.checked_mul(1000)).ok_or_else(|| {
-            CliError::usage(format!("SOURCE_DATE_EPOCH is {text:?}; expected seconds since 1970"))
-        }),
+        Ok(text) if !text.is_empty() => text
+            .trim()
+            .parse::<u64>()
+            .ok()
+            .and_then(|s| s.checked_mul(1000))
+            .ok_or_else(|| CliError::usage(format!("SOURCE_DATE_EPOCH is {text:?}; expected seconds since 1970"))),
         _ => Ok(SystemClock.now_ms()),
     }
 }

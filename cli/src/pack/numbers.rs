@@ -74,7 +74,12 @@ mod tests {
         let store: SharedStore = Arc::new(LocalStore::open(dir.path()).unwrap());
         let created_at = CreatedAt::parse("2025-03-10T00:00:00Z").unwrap();
         let slot = |uid: &str| Slot::for_new(uid, &created_at, NBits::new(8).unwrap(), DateRule::Utc);
-        for key in ["20250310_07_0000.des", "20250310_07_0041.des", "20250310_07_0042-0123456789abcdef.des", "20250310_070_0099.des"] {
+        for key in [
+            "20250310_07_0000.des",
+            "20250310_07_0041.des",
+            "20250310_07_0042-0123456789abcdef.des",
+            "20250310_070_0099.des",
+        ] {
             store.put(key, Bytes::from_static(b"x"), &WriteOptions::create_only()).await.unwrap();
         }
         let numbers = Numbers::new(store);

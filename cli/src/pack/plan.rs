@@ -62,7 +62,9 @@ pub(super) fn make(request: &Request, mut failures: FailureList, mut meter: Mete
     }
     if measure.files == 0 && failures.count() == 0 && request.refuse_empty {
         return Err(match request.input {
-            crate::input::Input::Folder(ref path) => CliError::failed(format!("there are no files in {}", path.display())),
+            crate::input::Input::Folder(ref path) => {
+                CliError::failed(format!("there are no files in {}", path.display()))
+            }
             _ => ManifestError::Empty.into(),
         });
     }

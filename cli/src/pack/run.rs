@@ -156,9 +156,12 @@ impl Run {
 async fn pack_all(run: &Arc<Run>, shards: PlannedShards, side_by_side: usize) -> Result<Vec<Written>, CliError> {
     let mut planned = read_ahead(shards);
     let stop = run.stop.clone();
-    let shards = stream::poll_fn(move |context| {
-        if stop.is_cancelled() { std::task::Poll::Ready(None) } else { planned.poll_recv(context) }
-    });
+    let shards =
+        stream::poll_fn(
+            move |context| {
+                if stop.is_cancelled() { std::task::Poll::Ready(None) } else { planned.poll_recv(context) }
+            },
+        );
     // Numbers are given in the order of the plan, so they do not depend on which shard is packed first.
     let named = shards.enumerate().then(|(at, planned)| {
         let run = Arc::clone(run);
@@ -282,7 +285,9 @@ fn explain(error: PackError) -> CliError {
         PackError::Store(error) => error.into(),
         PackError::Foreign { .. } => CliError::failed(error.to_string())
             .hint("something else stands under a shard's name; look at it with des verify, and move it away"),
-        PackError::Shard(_) => CliError::failed(error.to_string()).hint("this version of DES and the options do not fit"),
+        PackError::Shard(_) => {
+            CliError::failed(error.to_string()).hint("this version of DES and the options do not fit")
+        }
         other => CliError::failed(other.to_string()),
     }
 }

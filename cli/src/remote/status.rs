@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use des_shared::job::JobState;
 use des_coordinator::QueueView;
+use des_shared::job::JobState;
 use des_shared::queue::WorkerView;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -25,9 +25,8 @@ const PAGE: usize = 100;
 pub(crate) async fn jobs(args: JobsArgs, screen: &Screen) -> Result<Exit, CliError> {
     if let Some(state) = &args.state {
         serde_json::from_value::<JobState>(json!(state)).map_err(|_| {
-            CliError::usage(format!("{state:?} is not a state of a job")).hint(
-                "expected planning, running, paused, completed, completed_with_errors, failed or cancelled",
-            )
+            CliError::usage(format!("{state:?} is not a state of a job"))
+                .hint("expected planning, running, paused, completed, completed_with_errors, failed or cancelled")
         })?;
     }
     let client = Client::new(Service::Coordinator, &args.coordinator.coordinator, &args.coordinator.key)?;
@@ -42,7 +41,9 @@ pub(crate) async fn jobs(args: JobsArgs, screen: &Screen) -> Result<Exit, CliErr
         screen.note("no jobs; des submit MANIFEST|FOLDER starts one");
         return Ok(Exit::Done);
     }
-    let mut table = Table::new(&["JOB", "STATE", ">FILES", ">PACKED", ">FAILED", ">SHARDS", ">SOURCE", ">STORED", "CREATED", "NAME"]);
+    let mut table = Table::new(&[
+        "JOB", "STATE", ">FILES", ">PACKED", ">FAILED", ">SHARDS", ">SOURCE", ">STORED", "CREATED", "NAME",
+    ]);
     let unknown = || "?".to_owned();
     for raw in &found {
         let job = view(raw)?;
@@ -121,7 +122,11 @@ async fn overview(client: &Client, screen: &Screen) -> Result<Exit, CliError> {
     let oldest = if stats.depth == 0 { String::new() } else { format!(", the oldest for {}", duration(age)) };
     screen.line(&format!(
         "queue: {} shards wait{oldest}; {} being packed, {} to be tried again, {} given up; {} jobs",
-        count(stats.depth), count(stats.in_flight), count(stats.delayed), count(stats.dead), count(stats.jobs),
+        count(stats.depth),
+        count(stats.in_flight),
+        count(stats.delayed),
+        count(stats.dead),
+        count(stats.jobs),
     ))?;
     let workers: Vec<WorkerView> = take(&mut workers, "workers")?;
     if workers.is_empty() {
