@@ -1,0 +1,189 @@
+//! Progress: a bar that redraws itself on a terminal, a line every few seconds in a pipe or a log file.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::human;
+
+/// How often a pipe gets a line, at most.
+const LINE_EVERY: Duration = Duration::from_secs(3);
+/// Steps of a bar.
+const STEPS: u64 = 1000;
+
+/// How far something has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Measure {
+    /// Files done.
+    pub(crate) files: u64,
+    /// Files in all, when known.
+    pub(crate) of_files: Option<u64>,
+    /// Bytes done.
+    pub(crate) bytes: u64,
+    /// Bytes in all, when known.
+    pub(crate) of_bytes: Option<u64>,
+    /// What else there is to say: shards, failures.
+    pub(crate) note: String,
+}
+
+impl Measure {
+    /// Part done, 0 to 1; by bytes, or by files where there are no bytes.
+    fn part(&self) -> Option<f64> {
+        let of = |done: u64, all: Option<u64>| {
+            all.filter(|all| *all > 0).map(|all| (done as f64 / all as f64).clamp(0.0, 1.0))
+        };
+        of(self.bytes, self.of_bytes).or_else(|| of(self.files, self.of_files))
+    }
+
+    fn text(&self, running: Duration) -> String {
+        let all =
+            |all: Option<u64>, show: fn(u64) -> String| all.map(|n| format!(" of {}", show(n))).unwrap_or_default();
+        let mut text = format!("{}{} files", human::count(self.files), all(self.of_files, human::count));
+        if self.bytes > 0 || self.of_bytes.is_some() {
+            text += &format!(", {}{}", human::bytes(self.bytes), all(self.of_bytes, human::bytes));
+        }
+        let seconds = running.as_secs_f64();
+        if seconds > 1.0 && self.bytes > 0 {
+            text += &format!(", {}/s", human::bytes((self.bytes as f64 / seconds) as u64));
+            match self.part() {
+                Some(part) if part > 0.01 && part < 1.0 => {
+                    let left = Duration::from_secs_f64(seconds * (1.0 - part) / part);
+                    text += &format!(", {} left", human::duration(left));
+                }
+                _ => {}
+            }
+        }
+        if !self.note.is_empty() {
+            text += &format!(", {}", self.note);
+        }
+        text
+    }
+}
+
+/// Shows a [`Measure`] as it grows.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    look: Look,
+    label: String,
+    started: Instant,
+}
+
+#[derive(Debug)]
+enum Look {
+    Bar(ProgressBar),
+    Lines { last: Option<(Instant, Measure)> },
+    Silent,
+}
+
+impl Meter {
+    /// Shows nothing.
+    pub(super) fn silent() -> Self {
+        Self::with(Look::Silent, "")
+    }
+
+    /// A bar on standard error.
+    pub(super) fn bar(label: &str) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(STEPS), ProgressDrawTarget::stderr());
+        bar.set_style(spinner_style());
+        bar.set_prefix(label.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Self::with(Look::Bar(bar), label)
+    }
+
+    /// Lines on standard error.
+    pub(super) fn lines(label: &str) -> Self {
+        Self::with(Look::Lines { last: None }, label)
+    }
+
+    fn with(look: Look, label: &str) -> Self {
+        Self { look, label: label.to_owned(), started: Instant::now() }
+    }
+
+    /// Shows how far it has come.
+    pub(crate) fn set(&mut self, measure: &Measure) {
+        let running = self.started.elapsed();
+        match &mut self.look {
+            Look::Silent => {}
+            Look::Bar(bar) => {
+                if let Some(part) = measure.part() {
+                    if bar.position() == 0 {
+                        bar.set_style(bar_style());
+                    }
+                    bar.set_position(((part * STEPS as f64) as u64).max(1));
+                }
+                bar.set_message(measure.text(running));
+            }
+            Look::Lines { last } => {
+                // The first line comes with the first tick of the interval, so short work leaves a log alone.
+                let (since, before) = last.get_or_insert_with(|| (self.started, Measure::default()));
+                if since.elapsed() >= LINE_EVERY && before != measure {
+                    *last = Some((Instant::now(), measure.clone()));
+                    say(&format!("{}: {}", self.label, measure.text(running)));
+                }
+            }
+        }
+    }
+
+    /// Removes the bar.
+    pub(crate) fn finish(self) -> Duration {
+        if let Look::Bar(bar) = &self.look {
+            bar.finish_and_clear();
+        }
+        self.started.elapsed()
+    }
+
+    /// Prints a line above the bar.
+    pub(crate) fn say(&self, text: &str) {
+        if !matches!(self.look, Look::Silent) {
+            self.beside(|| say(text));
+        }
+    }
+
+    /// Does something that prints, with the bar out of the way.
+    pub(crate) fn beside<T>(&self, print: impl FnOnce() -> T) -> T {
+        match &self.look {
+            Look::Bar(bar) => bar.suspend(print),
+            Look::Lines { .. } | Look::Silent => print(),
+        }
+    }
+}
+
+fn spinner_style() -> ProgressStyle {
+    // The template is a literal; were it wrong, the plain default would do.
+    ProgressStyle::with_template("{prefix:>9} {spinner} {wide_msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+fn bar_style() -> ProgressStyle {
+    ProgressStyle::with_template("{prefix:>9} [{bar:24}] {percent:>3}% {wide_msg}")
+        .map(|style| style.progress_chars("=> "))
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Standard error may be closed; then there is nobody left to tell.
+fn say(text: &str) {
+    let _nobody_to_tell = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_measure_says_how_far_and_how_long() {
+        let half =
+            Measure { files: 5, of_files: Some(10), bytes: 1 << 20, of_bytes: Some(2 << 20), note: "1 failed".into() };
+        let text = half.text(Duration::from_secs(2));
+        assert_eq!(text, "5 of 10 files, 1.0 MiB of 2.0 MiB, 512 KiB/s, 2.0 s left, 1 failed");
+        let unknown = Measure { files: 3, ..Measure::default() };
+        assert_eq!(unknown.text(Duration::ZERO), "3 files");
+        assert_eq!(unknown.part(), None);
+    }
+
+    #[test]
+    fn empty_files_count_by_number() {
+        let measure = Measure { files: 1, of_files: Some(4), of_bytes: Some(0), ..Measure::default() };
+        assert_eq!(measure.part(), Some(0.25));
+    }
+}

@@ -1,0 +1,74 @@
+//! From an input to the plan of its shards.
+
+use std::collections::BTreeSet;
+
+use des_shared::manifest::{ManifestError, SourceUri};
+use des_shared::plan::{PlanConfig, PlannedShards, Planner};
+
+use super::Request;
+use crate::error::CliError;
+use crate::failures::FailureList;
+use crate::folder::{Leave, Skipped};
+use crate::input::Item;
+use crate::output::{Measure, Meter};
+
+/// How often the reader of the input reports, in files.
+const REPORT_EVERY: u64 = 512;
+
+/// The plan of a run.
+pub(super) struct Plan {
+    pub(super) shards: PlannedShards,
+    /// Buckets that sources lie in.
+    pub(super) buckets: BTreeSet<String>,
+    /// Files that failed before anything was packed.
+    pub(super) failures: FailureList,
+    pub(super) skipped: Skipped,
+}
+
+/// Reads the whole input and groups it. Blocks; runs on a thread of its own.
+///
+/// # Errors
+/// When the input cannot be read or is wrong: nothing has been written then.
+pub(super) fn make(request: &Request, mut failures: FailureList, mut meter: Meter) -> Result<Plan, CliError> {
+    let mut config = PlanConfig::new();
+    config.n_bits = request.n_bits;
+    config.max_shard_size = request.max_shard_size;
+    config.date_rule = request.date_rule;
+    if let Some(dir) = &request.spool_dir {
+        config.spool_dir.clone_from(dir);
+    }
+    let leave = Leave { names: &[], folder: std::fs::canonicalize(&request.output_dir).ok() };
+    let mut entries = request.input.entries(request.base.clone(), leave)?;
+    let mut planner = Planner::new(config)?;
+    let mut buckets = BTreeSet::new();
+    let mut measure = Measure::default();
+    for item in entries.by_ref() {
+        match item? {
+            Item::Failed(failure) => failures.push(&failure)?,
+            Item::File(position, entry) => {
+                if let Ok(uri) = SourceUri::parse(&entry.source_path)
+                    && !buckets.contains(uri.bucket())
+                {
+                    buckets.insert(uri.bucket().to_owned());
+                }
+                planner.push(position, &entry)?;
+                measure.files += 1;
+                measure.bytes = measure.bytes.saturating_add(entry.size_bytes);
+                if measure.files.is_multiple_of(REPORT_EVERY) {
+                    meter.set(&measure);
+                }
+            }
+        }
+    }
+    if measure.files == 0 && failures.count() == 0 && request.refuse_empty {
+        return Err(match request.input {
+            crate::input::Input::Folder(ref path) => {
+                CliError::failed(format!("there are no files in {}", path.display()))
+            }
+            _ => ManifestError::Empty.into(),
+        });
+    }
+    let shards = planner.finish()?;
+    meter.finish();
+    Ok(Plan { shards, buckets, failures, skipped: entries.skipped() })
+}

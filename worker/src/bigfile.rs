@@ -1,0 +1,187 @@
+//! Big files: objects of their own, named by the SHA-256 of their bytes, beside the shard.
+//!
+//! The name must be known before the first byte is written, so a big file is read twice: to hash it, and to upload it.
+//! What is uploaded is hashed again before it gets its name, so an object under a hash always has that hash.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use des_shared::layout;
+use des_shared::receipt::FailureReason;
+use des_shared::segment::SegmentFile;
+use des_shared::store::{
+    MAX_PARTS, ObjectMeta, PartTag, SharedStore, StoreError, StoreErrorKind, WriteMode, WriteOptions,
+};
+use sha2::{Digest, Sha256};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::error::PackError;
+use crate::pack::join_blocking;
+use crate::source::{SourceError, SourceOpener};
+
+/// How often an upload that vanished is begun again.
+const TRIES: u32 = 3;
+
+/// A big file that is in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BigFile {
+    pub(crate) sha256: [u8; 32],
+    pub(crate) size: u64,
+}
+
+/// Either side can fail, with different consequences.
+enum Failure {
+    Source(SourceError),
+    Pack(PackError),
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self::Source(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Pack(error.into())
+    }
+}
+
+/// Puts a file into the store unless it is there already. The inner error is one of the source.
+pub(crate) async fn store(
+    sources: &dyn SourceOpener,
+    file: &SegmentFile,
+    store: &SharedStore,
+    prefix: &str,
+    part_bytes: usize,
+) -> Result<Result<BigFile, SourceError>, PackError> {
+    let target = Target { sources, file, store, prefix, part_bytes };
+    let outcome = if file.size_bytes <= part_bytes as u64 { target.at_once().await } else { target.in_parts().await };
+    match outcome {
+        Ok(big) => Ok(Ok(big)),
+        Err(Failure::Source(e)) => Ok(Err(e)),
+        Err(Failure::Pack(e)) => Err(e),
+    }
+}
+
+struct Target<'a> {
+    sources: &'a dyn SourceOpener,
+    file: &'a SegmentFile,
+    store: &'a SharedStore,
+    prefix: &'a str,
+    part_bytes: usize,
+}
+
+impl Target<'_> {
+    /// A file that fits into one part is read once.
+    async fn at_once(&self) -> Result<BigFile, Failure> {
+        let mut answers = self.sources.read(vec![self.file.clone()]).await;
+        let bytes = answers.pop().unwrap_or_else(|| Err(SourceError::Worker("a read gave no answer".to_owned())))?;
+        let sha256 = Sha256::digest(&bytes).into();
+        let key = layout::bigfile_key(self.prefix, &sha256);
+        match self.store.put(&key, bytes, &WriteOptions::create_only()).await {
+            Ok(_) => {}
+            Err(e) if e.kind == StoreErrorKind::AlreadyExists => {
+                self.check_size(&self.store.head(&key).await?)?;
+            }
+            Err(e) => return Err(e.into()),
+        }
+        Ok(BigFile { sha256, size: self.file.size_bytes })
+    }
+
+    async fn in_parts(&self) -> Result<BigFile, Failure> {
+        let sha256 = self.hash().await?;
+        let key = layout::bigfile_key(self.prefix, &sha256);
+        match self.store.head(&key).await {
+            Ok(meta) => self.check_size(&meta)?,
+            Err(e) if e.kind == StoreErrorKind::NotFound => self.upload(&key, &sha256).await?,
+            Err(e) => return Err(e.into()),
+        }
+        Ok(BigFile { sha256, size: self.file.size_bytes })
+    }
+
+    fn check_size(&self, meta: &ObjectMeta) -> Result<(), Failure> {
+        if meta.size == self.file.size_bytes {
+            return Ok(());
+        }
+        let why = format!("{} bytes; the file with this hash has {}", meta.size, self.file.size_bytes);
+        Err(Failure::Pack(PackError::Foreign { key: meta.key.clone(), why }))
+    }
+
+    async fn hash(&self) -> Result<[u8; 32], SourceError> {
+        let mut reader = self.sources.open(self.file).await?;
+        let mut hasher = Sha256::new();
+        while let Some(chunk) = reader.next().await? {
+            hasher.update(&chunk);
+        }
+        Ok(hasher.finalize().into())
+    }
+
+    async fn upload(&self, key: &str, sha256: &[u8; 32]) -> Result<(), Failure> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let id = self.store.create_upload(key, &BTreeMap::new()).await?;
+            let outcome = self.fill_and_complete(key, &id, sha256).await;
+            if outcome.is_ok() {
+                return Ok(());
+            }
+            if let Err(e) = self.store.abort_upload(key, &id).await {
+                tracing::warn!("an unfinished upload of a big file stays behind: {e}");
+            }
+            match outcome {
+                Err(Failure::Pack(PackError::Store(e))) if e.kind == StoreErrorKind::AlreadyExists => {
+                    return self.check_size(&self.store.head(key).await?);
+                }
+                Err(Failure::Pack(PackError::Store(e)))
+                    if matches!(e.kind, StoreErrorKind::UploadGone | StoreErrorKind::Conflict) && tries < TRIES => {}
+                other => return other,
+            }
+        }
+    }
+
+    async fn fill_and_complete(&self, key: &str, id: &str, sha256: &[u8; 32]) -> Result<(), Failure> {
+        let (tags, hash) = self.fill(key, id).await?;
+        if hash != *sha256 {
+            let message = "the source changed between the two times it was read".to_owned();
+            return Err(SourceError::File { reason: FailureReason::Changed, message }.into());
+        }
+        self.store.complete_upload(key, id, &tags, WriteMode::CreateOnly).await?;
+        Ok(())
+    }
+
+    /// Uploads the parts, one while the next is read.
+    async fn fill(&self, key: &str, id: &str) -> Result<(Vec<PartTag>, [u8; 32]), Failure> {
+        // Larger parts only where 10,000 of the usual ones are not enough.
+        let part_bytes = (self.part_bytes as u64).max(self.file.size_bytes.div_ceil(u64::from(MAX_PARTS - 1))) as usize;
+        let mut reader = self.sources.open(self.file).await?;
+        let (mut tags, mut hasher, mut number) = (Vec::new(), Sha256::new(), 0);
+        let mut running: Option<AbortOnDropHandle<Result<PartTag, StoreError>>> = None;
+        let mut buffer = Vec::with_capacity(part_bytes);
+        loop {
+            let chunk = reader.next().await?;
+            if let Some(chunk) = &chunk {
+                hasher.update(chunk);
+                buffer.extend_from_slice(chunk);
+            }
+            if buffer.len() >= part_bytes || (chunk.is_none() && !buffer.is_empty()) {
+                if let Some(before) = running.take() {
+                    tags.push(join_blocking(before.detach()).await?);
+                }
+                number += 1;
+                let bytes = Bytes::from(std::mem::take(&mut buffer));
+                let (store, key, id) = (self.store.clone(), key.to_owned(), id.to_owned());
+                let part = async move { store.put_part(&key, &id, number, bytes).await };
+                running = Some(AbortOnDropHandle::new(tokio::spawn(part)));
+                buffer.reserve_exact(part_bytes);
+            }
+            if chunk.is_none() {
+                break;
+            }
+        }
+        if let Some(last) = running.take() {
+            tags.push(join_blocking(last.detach()).await?);
+        }
+        Ok((tags, hasher.finalize().into()))
+    }
+}

@@ -1,0 +1,164 @@
+//! One task, from its lease to its receipt, top to bottom.
+
+use std::sync::Arc;
+
+use des_shared::clock::{Clock, Dice};
+use des_shared::queue::{Lease, SharedQueue, TaskState};
+use des_shared::receipt::{PublishedShard, Receipt};
+use des_shared::retry::{RetryPolicy, retry};
+use des_shared::segment::Segment;
+use des_shared::state::{Created, StateStore};
+use des_shared::store::zones::{Zone, Zones};
+use tokio_util::sync::CancellationToken;
+
+use crate::checkpoint::{self, LeaseHooks};
+use crate::error::{Advice, PackError};
+use crate::leases::LeaseGuard;
+use crate::metrics::WorkerMetrics;
+use crate::pack::{PackJob, PackLimits, Packed, PartMark, pack_segment};
+use crate::source::SourceOpener;
+
+/// How often one attempt begins the upload again before it counts as failed.
+const ROUNDS: u32 = 3;
+
+/// What every task needs.
+#[derive(Debug)]
+pub(crate) struct TaskContext {
+    pub(crate) queue: SharedQueue,
+    pub(crate) state: StateStore,
+    pub(crate) zones: Arc<Zones>,
+    pub(crate) sources: Arc<dyn SourceOpener>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) dice: Arc<Dice>,
+    pub(crate) metrics: WorkerMetrics,
+    pub(crate) limits: PackLimits,
+}
+
+/// Packs the task's shard, writes its receipt and commits it. Safe to drop at any point: what is published has its key
+/// once and for all, and everything else can be done again.
+pub(crate) async fn execute(
+    context: &TaskContext,
+    lease: &Lease,
+    guard: &Arc<LeaseGuard>,
+    drain: &CancellationToken,
+) -> Result<(), PackError> {
+    if drain.is_cancelled() {
+        return Err(PackError::Draining);
+    }
+    if let Some(receipt) = context.state.receipt(lease.task).await? {
+        tracing::info!("the task was finished before; its receipt is committed");
+        return settle(context, guard, &receipt).await;
+    }
+    let segment = Arc::new(context.state.segment(lease.task).await?);
+    let zone = zone_of(context, &segment)?;
+    let job = PackJob::task(Arc::clone(&segment), zone.store.clone(), context.limits.clone(), drain.clone());
+    let packed = pack(context, lease, guard, &job).await?;
+    let receipt = receipt(context, lease, &segment, zone, &packed);
+    let winner = match context.state.finish_task(&receipt, &packed.failed_files(&segment)).await? {
+        Created::Ours => receipt,
+        Created::Theirs(theirs) => theirs,
+    };
+    settle(context, guard, &winner).await?;
+    context.metrics.shard_committed(&packed);
+    checkpoint::remove(&context.state, lease.task).await;
+    tracing::info!(
+        key = packed.object.as_ref().map(|object| object.key.as_str()),
+        packed = winner.totals.files_packed,
+        failed = winner.totals.files_failed,
+        bytes = winner.totals.stored_bytes,
+        adopted = packed.adopted,
+        "task committed"
+    );
+    Ok(())
+}
+
+fn zone_of<'a>(context: &'a TaskContext, segment: &Segment) -> Result<&'a Zone, PackError> {
+    let (ours, theirs) = (context.zones.n_bits(), segment.slot.n_bits);
+    if ours != theirs {
+        let why = format!("the task was planned for n_bits {}, this worker's zones have {}", theirs.get(), ours.get());
+        return Err(PackError::Setup(why));
+    }
+    context.zones.zone_for(segment.slot.index).map_err(|e| PackError::Setup(e.to_string()))
+}
+
+/// Packs from the last checkpoint; from the start where that cannot be continued.
+async fn pack(
+    context: &TaskContext,
+    lease: &Lease,
+    guard: &Arc<LeaseGuard>,
+    job: &PackJob,
+) -> Result<Packed, PackError> {
+    let (state, queue) = (context.state.clone(), context.queue.clone());
+    let (mut marks, writers) = match resume(context, lease, job).await {
+        Err(e) if e.advice() == Advice::BeginAgain => {
+            begin_again(context, lease, job, &e).await?;
+            (Vec::new(), Vec::new())
+        }
+        other => other?,
+    };
+    let hooks = LeaseHooks::new(state, queue, Arc::clone(guard), context.metrics.clone(), writers);
+    let mut round = 1;
+    loop {
+        match pack_segment(job, std::mem::take(&mut marks), Arc::clone(&context.sources), &hooks).await {
+            Err(e) if e.advice() == Advice::BeginAgain && round < ROUNDS => {
+                begin_again(context, lease, job, &e).await?;
+                hooks.begin_again();
+                round += 1;
+            }
+            other => return other,
+        }
+    }
+}
+
+type Resumed = (Vec<PartMark>, Vec<(des_shared::ids::FencingToken, u32)>);
+
+async fn resume(context: &TaskContext, lease: &Lease, job: &PackJob) -> Result<Resumed, PackError> {
+    let Some(record) = &lease.checkpoint else { return Ok((Vec::new(), Vec::new())) };
+    let identity = (lease.task, job.segment.digest());
+    let marks = checkpoint::load(&context.state, (&job.store, &job.key), identity, record).await?;
+    let writers = checkpoint::settle_writers(&context.state, (lease.task, lease.token), record, &marks).await?;
+    tracing::info!(parts = record.parts, next_file = record.next_file, "the task goes on behind its checkpoint");
+    Ok((marks, writers))
+}
+
+async fn begin_again(context: &TaskContext, lease: &Lease, job: &PackJob, why: &PackError) -> Result<(), PackError> {
+    tracing::warn!("the task begins again: {why}");
+    context.queue.drop_checkpoint(lease.task, lease.token).await?;
+    if let Some(record) = &lease.checkpoint {
+        checkpoint::abort(&job.store, &job.key, record).await;
+    }
+    Ok(())
+}
+
+fn receipt(context: &TaskContext, lease: &Lease, segment: &Segment, zone: &Zone, packed: &Packed) -> Receipt {
+    let shard = packed.object.as_ref().map(|object| PublishedShard {
+        zone: zone.name.clone(),
+        key: object.key.clone(),
+        size: object.size,
+        etag: object.etag.clone(),
+        entries: object.entries,
+        digest: segment.digest().to_string(),
+    });
+    Receipt {
+        task: lease.task,
+        state: TaskState::Committed,
+        shard,
+        totals: packed.totals,
+        token: lease.token,
+        finished_ms: context.clock.now_ms(),
+    }
+}
+
+/// Tells the queue what the receipt says.
+async fn settle(context: &TaskContext, guard: &LeaseGuard, receipt: &Receipt) -> Result<(), PackError> {
+    let (queue, totals) = (&context.queue, &receipt.totals);
+    retry(&RetryPolicy::PATIENT, &context.dice, des_shared::queue::QueueError::is_transient, || async {
+        match receipt.state {
+            TaskState::Committed => queue.commit(guard.task, guard.token, totals).await,
+            // Given up by the coordinator while this worker had it.
+            state => queue.settle(guard.task, state, totals).await,
+        }
+    })
+    .await?;
+    Ok(())
+}

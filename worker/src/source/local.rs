@@ -1,0 +1,244 @@
+//! Sources in folders.
+//!
+//! A path is resolved, checked against the roots, opened without following a last symbolic link and without waiting
+//! (a FIFO has no writer), and then the opened file is asked where it really lies: a swap between check and open is seen.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use des_shared::config::SourceRoots;
+use des_shared::receipt::FailureReason;
+use des_shared::segment::SegmentFile;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use super::{SourceError, SourceReader, wrong_size};
+
+/// Bytes read at a time from a large file.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// An opened source and what it was like then.
+#[derive(Debug)]
+struct Opened {
+    file: File,
+    before: Metadata,
+}
+
+/// Reads files one after the other on one blocking thread: for small files a hop between threads costs as much as the
+/// read itself.
+pub(super) async fn read_all(roots: Arc<SourceRoots>, files: Vec<SegmentFile>) -> Vec<Result<Bytes, SourceError>> {
+    let count = files.len();
+    let read = move || files.iter().map(|file| read_one(&roots, file)).collect();
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| {
+        let lost = SourceError::Worker(format!("the reading thread ended: {e}"));
+        vec![Err(lost); count]
+    })
+}
+
+fn read_one(roots: &SourceRoots, file: &SegmentFile) -> Result<Bytes, SourceError> {
+    let path = file.source.strip_prefix("file://").unwrap_or(&file.source);
+    let mut opened = open(roots, Path::new(path), file.size_bytes)?;
+    let size = file.size_bytes as usize;
+    let mut bytes = Vec::new();
+    // One byte more than expected: a file that grew shows, and the end is found without growing the buffer.
+    bytes
+        .try_reserve_exact(size.saturating_add(1))
+        .map_err(|e| SourceError::Worker(format!("no memory for a file of {size} bytes: {e}")))?;
+    let taken = (&mut opened.file).take(file.size_bytes.saturating_add(1)).read_to_end(&mut bytes);
+    taken.map_err(|e| classify(&e, Path::new(path)))?;
+    opened.check_unchanged(bytes.len() as u64)?;
+    Ok(bytes.into())
+}
+
+/// Opens a source and checks all that can be checked before reading.
+fn open(roots: &SourceRoots, path: &Path, size: u64) -> Result<Opened, SourceError> {
+    if !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0) {
+        let message = format!("{path:?} is neither an absolute path nor an s3:// URI");
+        return Err(SourceError::file(FailureReason::BadSource, message));
+    }
+    let real = match std::fs::canonicalize(path) {
+        Ok(real) => real,
+        Err(e) => {
+            let real = real_as_far_as_it_exists(path);
+            // Whether something exists outside the roots is nobody's business.
+            return Err(if is_below(roots, &real) {
+                missing_root(roots, &real).unwrap_or_else(|| classify(&e, path))
+            } else {
+                outside(path)
+            });
+        }
+    };
+    if !is_below(roots, &real) {
+        return Err(outside(path));
+    }
+    // Looked at before it is opened: opening a device can do something to it.
+    let seen = std::fs::symlink_metadata(&real).map_err(|e| classify(&e, path))?;
+    check_regular(&seen, path)?;
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file =
+        OpenOptions::new().read(true).custom_flags(flags.bits()).open(&real).map_err(|e| {
+            if e.raw_os_error() == Some(Errno::ELOOP as i32) { outside(path) } else { classify(&e, path) }
+        })?;
+    let before = file.metadata().map_err(|e| classify(&e, path))?;
+    check_regular(&before, path)?;
+    if !opened_below(roots, &file, &before, &real) {
+        return Err(outside(path));
+    }
+    if before.len() != size {
+        return Err(wrong_size(before.len(), size));
+    }
+    Ok(Opened { file, before })
+}
+
+fn is_below(roots: &SourceRoots, path: &Path) -> bool {
+    roots.folders.iter().any(|root| path.starts_with(root))
+}
+
+/// Where a path that cannot be resolved would lie: its existing beginning resolved, the rest taken by its letters.
+fn real_as_far_as_it_exists(path: &Path) -> PathBuf {
+    let resolved = path.ancestors().find_map(|ancestor| {
+        let real = std::fs::canonicalize(ancestor).ok()?;
+        Some(real.join(path.strip_prefix(ancestor).ok()?))
+    });
+    let whole = resolved.unwrap_or_else(|| path.to_owned());
+    whole.components().fold(PathBuf::new(), |mut out, component| {
+        match component {
+            Component::ParentDir => {
+                out.pop();
+            }
+            Component::CurDir => {}
+            other => out.push(other),
+        }
+        out
+    })
+}
+
+/// Whether the file that is open lies below a root, whatever happened to the path since it was checked.
+fn opened_below(roots: &SourceRoots, file: &File, opened: &Metadata, real: &Path) -> bool {
+    match std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) {
+        Ok(place) => is_below(roots, &place),
+        // Without /proc: the checked path must still lead to the very file that is open.
+        Err(_) => {
+            let again = std::fs::canonicalize(real).and_then(|again| Ok((std::fs::symlink_metadata(&again)?, again)));
+            again.is_ok_and(|(meta, again)| {
+                is_below(roots, &again) && (meta.dev(), meta.ino()) == (opened.dev(), opened.ino())
+            })
+        }
+    }
+}
+
+fn check_regular(metadata: &Metadata, path: &Path) -> Result<(), SourceError> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    let what = if metadata.is_dir() { "a folder" } else { "a device, pipe or socket" };
+    let message = format!("{} is {what}, not a regular file", path.display());
+    Err(SourceError::file(FailureReason::NotAFile, message))
+}
+
+fn outside(path: &Path) -> SourceError {
+    let message = format!("{} lies outside DES_SOURCE_ROOTS; allow its folder there, or move it", path.display());
+    SourceError::file(FailureReason::OutsideRoots, message)
+}
+
+/// A root that is gone (unmounted, say) makes every file look missing: that is no fault of the files.
+fn missing_root(roots: &SourceRoots, path: &Path) -> Option<SourceError> {
+    let gone = roots.folders.iter().find(|root| path.starts_with(root) && !root.is_dir())?;
+    Some(SourceError::Worker(format!("the source root {} is not there", gone.display())))
+}
+
+/// Whether one file is at fault, or the machine.
+fn classify(error: &io::Error, path: &Path) -> SourceError {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    let message = format!("{}: {error}", path.display());
+    let reason = match (error.kind(), errno) {
+        (
+            _,
+            Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ESTALE | Errno::ETIMEDOUT | Errno::EHOSTDOWN),
+        ) => {
+            return SourceError::Worker(message);
+        }
+        (_, Some(Errno::ELOOP | Errno::ENAMETOOLONG)) | (ErrorKind::InvalidInput, _) => FailureReason::BadSource,
+        (ErrorKind::NotFound | ErrorKind::NotADirectory, _) => FailureReason::Missing,
+        _ => FailureReason::Unreadable,
+    };
+    SourceError::file(reason, message)
+}
+
+impl Opened {
+    /// Called after the last byte: `read` bytes came, and the file must be as it was.
+    fn check_unchanged(&self, read: u64) -> Result<(), SourceError> {
+        let after = self.file.metadata().map_err(|e| SourceError::file(FailureReason::Unreadable, e.to_string()))?;
+        let stamp = |m: &Metadata| (m.len(), m.mtime(), m.mtime_nsec());
+        if read == self.before.len() && stamp(&after) == stamp(&self.before) {
+            return Ok(());
+        }
+        let message = format!(
+            "the source changed while it was read: {} bytes when it was opened, {read} read, {} at the end",
+            self.before.len(),
+            after.len()
+        );
+        Err(SourceError::file(FailureReason::Changed, message))
+    }
+}
+
+/// A large file being read.
+#[derive(Debug)]
+pub(super) struct LocalReader {
+    opened: Option<Opened>,
+    path: PathBuf,
+    read: u64,
+}
+
+impl LocalReader {
+    pub(super) async fn open(roots: Arc<SourceRoots>, path: String, size: u64) -> Result<Self, SourceError> {
+        let path = PathBuf::from(path);
+        blocking(move || {
+            let opened = open(&roots, &path, size)?;
+            Ok(Self { opened: Some(opened), path, read: 0 })
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl SourceReader for LocalReader {
+    async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
+        let Some(mut opened) = self.opened.take() else { return Ok(None) };
+        let (path, read) = (self.path.clone(), self.read);
+        let (opened, chunk) = blocking(move || {
+            let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+            let taken = (&mut opened.file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
+            taken.map_err(|e| classify(&e, &path))?;
+            if chunk.is_empty() {
+                opened.check_unchanged(read)?;
+            }
+            Ok((opened, chunk))
+        })
+        .await?;
+        if chunk.is_empty() {
+            return Ok(None);
+        }
+        self.read += chunk.len() as u64;
+        if self.read > opened.before.len() {
+            return Err(SourceError::file(FailureReason::Changed, "the source grew while it was read"));
+        }
+        self.opened = Some(opened);
+        Ok(Some(chunk.into()))
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
+) -> Result<T, SourceError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(answer) => answer,
+        Err(e) => Err(SourceError::Worker(format!("the reading thread ended: {e}"))),
+    }
+}

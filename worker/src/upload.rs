@@ -1,0 +1,96 @@
+//! The multipart upload of a shard: begun with the first part, a few parts under way at a time, finished in order.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use des_shared::store::{PartTag, SharedStore, StoreError};
+use tokio_util::task::AbortOnDropHandle;
+
+/// The parts of one shard. `T` is what is remembered with a part until it is uploaded.
+#[derive(Debug)]
+pub(crate) struct Upload<T> {
+    store: SharedStore,
+    key: String,
+    metadata: BTreeMap<String, String>,
+    id: Option<String>,
+    tags: Vec<PartTag>,
+    running: VecDeque<(AbortOnDropHandle<Result<PartTag, StoreError>>, T)>,
+}
+
+impl<T> Upload<T> {
+    /// Nothing is sent before the first part.
+    pub(crate) fn new(store: SharedStore, key: String, metadata: BTreeMap<String, String>) -> Self {
+        Self { store, key, metadata, id: None, tags: Vec::new(), running: VecDeque::new() }
+    }
+
+    /// Goes on behind parts that are uploaded already.
+    pub(crate) fn resume(&mut self, id: String, tags: Vec<PartTag>) {
+        (self.id, self.tags) = (Some(id), tags);
+    }
+
+    /// The upload's id, once it has begun.
+    pub(crate) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// The finished parts, in order.
+    pub(crate) fn tags(&self) -> &[PartTag] {
+        &self.tags
+    }
+
+    /// Parts under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Begins to upload the next part.
+    pub(crate) async fn start(&mut self, bytes: Bytes, remember: T) -> Result<(), StoreError> {
+        let id = match &self.id {
+            Some(id) => id.clone(),
+            None => {
+                let id = self.store.create_upload(&self.key, &self.metadata).await?;
+                self.id = Some(id.clone());
+                id
+            }
+        };
+        let number = u32::try_from(self.tags.len() + self.running.len() + 1).unwrap_or(u32::MAX);
+        let (store, key) = (self.store.clone(), self.key.clone());
+        let part = async move { store.put_part(&key, &id, number, bytes).await };
+        self.running.push_back((AbortOnDropHandle::new(tokio::spawn(part)), remember));
+        Ok(())
+    }
+
+    /// Waits for the oldest part under way; `None` when there is none. Safe to cancel.
+    pub(crate) async fn finished(&mut self) -> Option<Result<(PartTag, T), StoreError>> {
+        let outcome = match (&mut self.running.front_mut()?.0).await {
+            Ok(outcome) => outcome,
+            Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+            Err(e) => panic!("a part's upload was cancelled: {e}"),
+        };
+        let (handle, remembered) = self.running.pop_front()?;
+        drop(handle);
+        Some(outcome.map(|tag| {
+            self.tags.push(tag.clone());
+            (tag, remembered)
+        }))
+    }
+
+    /// Uploads the last part and gives the tags of all.
+    pub(crate) async fn last(&mut self, bytes: Bytes) -> Result<(&str, &[PartTag]), StoreError> {
+        let id = self.id.as_deref().unwrap_or_default();
+        let number = u32::try_from(self.tags.len() + 1).unwrap_or(u32::MAX);
+        let tag = self.store.put_part(&self.key, id, number, bytes).await?;
+        self.tags.push(tag);
+        Ok((id, &self.tags))
+    }
+
+    /// Drops the upload and its parts; a failure is only logged, because an upload that stays behind does no harm.
+    pub(crate) async fn abort(&mut self) {
+        self.running.clear();
+        if let Some(id) = self.id.take()
+            && let Err(e) = self.store.abort_upload(&self.key, &id).await
+        {
+            tracing::warn!("an unfinished upload stays behind: {e}");
+        }
+    }
+}
