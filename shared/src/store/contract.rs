@@ -32,6 +32,7 @@ pub async fn run(make: impl AsyncFn() -> SharedStore) {
     writes::delete(make().await).await;
     writes::metadata(make().await).await;
     lists::order_and_prefix(make().await).await;
+    lists::neighbours(make().await).await;
     lists::pages(make().await).await;
     uploads::parts_in_any_order(make().await).await;
     uploads::replaced_parts(make().await).await;

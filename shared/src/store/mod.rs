@@ -131,7 +131,11 @@ impl WriteOptions {
     }
 }
 
-/// One page of a listing, in byte order of the keys.
+/// One page of a listing.
+///
+/// Keys come in byte order, or on servers that keep folders (`SeaweedFS`) in byte order component by component. The two
+/// differ only where a sibling's name is a folder's name and something that sorts before a slash: `a/x` and `a-b`.
+/// Either way every key comes exactly once over the pages of a listing.
 #[derive(Clone, Debug, Default)]
 pub struct ListPage {
     /// The objects.
@@ -198,7 +202,9 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     /// Removes an object. Removing nothing is a success.
     async fn delete(&self, key: &str) -> Result<(), StoreError>;
 
-    /// One page of the objects whose key starts with `prefix` and is greater than `after`, at most `limit` (1 to 1000).
+    /// One page of the objects whose key starts with `prefix` and comes after `after` in the order of [`ListPage`], at
+    /// most `limit` (1 to 1000). `after` is a key, usually a [`ListPage::next`]: where it is only a folder's name,
+    /// servers that keep folders pass over what is in that folder.
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<ListPage, StoreError>;
 
     /// Begins a multipart upload and returns its id.
@@ -208,7 +214,8 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     /// [`StoreErrorKind::UploadGone`] when the upload is unknown.
     async fn put_part(&self, key: &str, upload_id: &str, number: u32, bytes: Bytes) -> Result<PartTag, StoreError>;
 
-    /// The parts that are really there, in order of their numbers.
+    /// The parts that are really there, in order of their numbers. `SeaweedFS` goes on listing a part that was replaced
+    /// beside the one that replaced it, so look for a number together with its tag.
     async fn list_parts(&self, key: &str, upload_id: &str) -> Result<Vec<PartTag>, StoreError>;
 
     /// Makes the object out of its parts, in the order of their numbers; readers see all of it or nothing. The upload
@@ -299,7 +306,7 @@ pub struct StoreError {
     pub message: String,
 }
 
-/// Every object under `prefix`, page by page, in key order.
+/// Every object under `prefix`, page by page, in the order of [`ListPage`].
 pub fn list_all(store: SharedStore, prefix: String) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
     use futures::{StreamExt, TryStreamExt, stream};
     stream::try_unfold(Some(None::<String>), move |state| {

@@ -85,29 +85,27 @@ pub(super) async fn create_only(store: SharedStore) {
 }
 
 pub(super) async fn create_only_race(store: SharedStore) {
-    for round in 0..4 {
-        let key = format!("race/{round}");
-        let racers = (0..RACERS).map(|racer| {
-            let (store, key) = (store.clone(), key.clone());
-            tokio::spawn(async move {
-                let bytes = Bytes::from(format!("racer {racer} of round {round}"));
-                store.put(&key, bytes, &WriteOptions::create_only()).await
-            })
-        });
-        let mut winners = Vec::new();
-        for (racer, outcome) in join_all(racers).await.into_iter().enumerate() {
-            match outcome.expect("no panic") {
-                Ok(_) => winners.push(racer),
-                // 409 is allowed: it says that another's write is under way.
-                Err(e) => assert!(
-                    matches!(e.kind, StoreErrorKind::AlreadyExists | StoreErrorKind::Conflict),
-                    "racer {racer}: {e}"
-                ),
-            }
+    // One round: 32 writers of one key take `SeaweedFS` 8 seconds, which it spends waiting for its own lock.
+    let racers = (0..RACERS).map(|racer| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let bytes = Bytes::from(format!("racer {racer}"));
+            store.put("race", bytes, &WriteOptions::create_only()).await
+        })
+    });
+    let mut winners = Vec::new();
+    for (racer, outcome) in join_all(racers).await.into_iter().enumerate() {
+        match outcome.expect("no panic") {
+            Ok(_) => winners.push(racer),
+            // 409 is allowed: it says that another's write is under way.
+            Err(e) => assert!(
+                matches!(e.kind, StoreErrorKind::AlreadyExists | StoreErrorKind::Conflict),
+                "racer {racer}: {e}"
+            ),
         }
-        let [winner] = winners[..] else { panic!("round {round}: {winners:?} all won") };
-        assert_eq!(get(&store, &key).await, format!("racer {winner} of round {round}"));
     }
+    let [winner] = winners[..] else { panic!("{winners:?} all won") };
+    assert_eq!(get(&store, "race").await, format!("racer {winner}"));
 }
 
 pub(super) async fn delete(store: SharedStore) {

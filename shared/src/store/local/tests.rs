@@ -220,3 +220,48 @@ async fn many_small_folders_fill_a_page() {
     let page = store.list("", page.next.as_deref(), 2).await.expect("list");
     assert_eq!((page.objects.len(), page.next), (1, None));
 }
+
+#[tokio::test]
+async fn listings_are_in_byte_order_even_around_slashes() {
+    let (_dir, store) = store();
+    let sorted = ["a!", "a-b", "a.b", "a/a", "a/b-c", "a/b/c", "a/b0", "a0", "a\u{e4}"];
+    for key in sorted {
+        store.put(key, x(), &WriteOptions::overwrite()).await.expect("put");
+    }
+    for limit in 1..=sorted.len() {
+        let (mut keys, mut after) = (Vec::new(), None::<String>);
+        loop {
+            let page = store.list("", after.as_deref(), limit).await.expect("list");
+            keys.extend(page.objects.into_iter().map(|object| object.key));
+            let Some(next) = page.next else { break };
+            after = Some(next);
+        }
+        assert_eq!(keys, sorted, "pages of {limit}");
+    }
+    for after in ["a", "a/", "a/b", "a/b/", "a-", "a/b/c", "b"] {
+        let page = store.list("", Some(after), 100).await.expect("list");
+        let keys: Vec<_> = page.objects.iter().map(|object| object.key.as_str()).collect();
+        let later: Vec<_> = sorted.into_iter().filter(|key| *key > after).collect();
+        assert_eq!(keys, later, "after {after}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_of_many_racing_writers_wins_every_time() {
+    let (_dir, store) = store();
+    for round in 0..50 {
+        let racers = (0..32).map(|racer| {
+            let store = store.clone();
+            let bytes = Bytes::from(format!("racer {racer}"));
+            tokio::spawn(async move { store.put(&format!("{round}"), bytes, &WriteOptions::create_only()).await })
+        });
+        let outcomes = futures::future::join_all(racers).await;
+        let won = |(racer, outcome): (usize, Result<Result<ObjectMeta, StoreError>, _>)| {
+            outcome.expect("no panic").is_ok().then_some(racer)
+        };
+        let winners: Vec<_> = outcomes.into_iter().enumerate().filter_map(won).collect();
+        let [winner] = winners[..] else { panic!("round {round}: {winners:?}") };
+        let bytes = store.get(&format!("{round}"), ByteRange::Full).await.expect("get").bytes;
+        assert_eq!(bytes, format!("racer {winner}"));
+    }
+}
