@@ -25,6 +25,11 @@ impl Metrics {
         collector
     }
 
+    /// The registry itself, for parts that register their own collectors.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// The text exposition format.
     pub fn render(&self) -> String {
         let mut out = Vec::new();
