@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use des_shared::archive::{self, ArchiveError, Depth, Report, VerifyEvent};
 use des_shared::shard::ShardError;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use serde_json::json;
 
 use super::is_hopeless;
