@@ -52,7 +52,6 @@ impl Order {
         Self { files, duplicates }
     }
 
-
     pub(crate) fn duplicates(&self) -> &[u32] {
         &self.duplicates
     }
