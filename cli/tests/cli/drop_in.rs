@@ -1,16 +1,23 @@
 //! `des-pack` in the place of the existing tool.
 
-mod support;
-
 use std::fs;
 
+use crate::support::{des, des_pack, file, names, shards, text, vectors};
 use serde_json::{Value, json};
-use support::{des, des_pack, file, names, shards, text, vectors};
 
 #[test]
 fn the_recorded_run_is_reproduced_byte_for_byte() {
     let out = tempfile::tempdir().unwrap();
-    let args = ["--input-json", "pack_run_manifest.json", "--output-dir", text(out.path()), "--n-bits", "4", "--max-shard-size", "8000"];
+    let args = [
+        "--input-json",
+        "pack_run_manifest.json",
+        "--output-dir",
+        text(out.path()),
+        "--n-bits",
+        "4",
+        "--max-shard-size",
+        "8000",
+    ];
     let ran = des_pack(&vectors(), &args).code(0);
     let expected = shards(&vectors().join("pack_run"));
     assert_eq!(expected.len(), 30);
@@ -29,7 +36,12 @@ fn the_recorded_run_is_reproduced_byte_for_byte() {
         files += shard["file_count"].as_u64().unwrap();
         size += shard["total_size_bytes"].as_u64().unwrap();
         let path = out.path().join(name);
-        lines.push(format!("SHARD: {} files={} size={}", path.display(), shard["file_count"], shard["total_size_bytes"]));
+        lines.push(format!(
+            "SHARD: {} files={} size={}",
+            path.display(),
+            shard["file_count"],
+            shard["total_size_bytes"]
+        ));
     }
     lines.insert(0, format!("Wrote 30 shard(s) containing {files} files, total logical size {size} bytes."));
     assert_eq!(ran.out.lines().collect::<Vec<_>>(), lines, "the output lines in the order of the plan");
@@ -38,7 +50,16 @@ fn the_recorded_run_is_reproduced_byte_for_byte() {
 #[test]
 fn a_second_run_goes_on_and_overwrites_nothing() {
     let out = tempfile::tempdir().unwrap();
-    let args = ["--input-json", "pack_run_manifest.json", "--output-dir", text(out.path()), "--n-bits", "4", "--max-shard-size", "8000"];
+    let args = [
+        "--input-json",
+        "pack_run_manifest.json",
+        "--output-dir",
+        text(out.path()),
+        "--n-bits",
+        "4",
+        "--max-shard-size",
+        "8000",
+    ];
     des_pack(&vectors(), &args).code(0);
     let first = shards(out.path());
     des_pack(&vectors(), &args).code(0);
@@ -71,16 +92,17 @@ fn files_are_found_by_the_date_as_written_and_beside_the_current_folder() {
     fs::create_dir(dir.path().join("lists")).unwrap();
     fs::write(dir.path().join("lists/m.json"), json!([entry]).to_string()).unwrap();
     let ran = des_pack(dir.path(), &["--input-json", "lists/m.json", "--output-dir", "out"]).code(0);
-    assert_eq!(ran.out, "Wrote 1 shard(s) containing 1 files, total logical size 1 bytes.\nSHARD: out/20250310_07_0000.des files=1 size=1\n");
+    assert_eq!(
+        ran.out,
+        "Wrote 1 shard(s) containing 1 files, total logical size 1 bytes.\nSHARD: out/20250310_07_0000.des files=1 size=1\n"
+    );
 }
 
 #[test]
 fn one_missing_source_does_not_stop_the_others() {
     let dir = tempfile::tempdir().unwrap();
     file(&dir.path().join("a"), b"1");
-    let entry = |uid: &str, source: &str| {
-        json!({"uid": uid, "created_at": "2025-03-10T00:00:00Z", "size_bytes": 1, "source_path": source})
-    };
+    let entry = |uid: &str, source: &str| json!({"uid": uid, "created_at": "2025-03-10T00:00:00Z", "size_bytes": 1, "source_path": source});
     fs::write(dir.path().join("m.json"), json!([entry("good", "a"), entry("bad", "b")]).to_string()).unwrap();
     let ran = des_pack(dir.path(), &["--input-json", "m.json", "--output-dir", "out"]).code(3);
     assert!(ran.out.starts_with("Wrote 1 shard(s) containing 1 files"), "{}", ran.out);

@@ -1,16 +1,14 @@
 //! `des dev` with `submit`, `jobs`, `status` and `get` around it, and `des demo`.
 
-mod support;
-
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
 use std::thread::JoinHandle;
 
+use crate::support::{Dev, corpus, des, file, text};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use support::{Dev, corpus, des, file, text};
 
 #[test]
 fn a_folder_is_submitted_served_and_still_there_after_a_restart() {
@@ -74,7 +72,8 @@ fn failed_files_end_in_three_and_wrong_manifests_in_one() {
     let manifest = root.join("m.ndjson");
     fs::write(&manifest, [line("good", "a"), line("gone", "b"), line("out", "../secret")].join("\n")).unwrap();
     let list = dir.path().join("failed.ndjson");
-    let args = ["--json", "submit", text(&manifest), "--wait", "--failures", text(&list), "--coordinator", dev.coordinator()];
+    let args =
+        ["--json", "submit", text(&manifest), "--wait", "--failures", text(&list), "--coordinator", dev.coordinator()];
     let result = des(&args).code(3).json();
     assert_eq!(result["job"]["state"], "completed_with_errors");
     assert_eq!(result["job"]["files"], json!({"total": 3, "packed": 1, "failed": 2}));
@@ -154,7 +153,7 @@ fn an_answer_cut_short_leaves_no_file() {
     let at = ["--created-at", "2025-03-10T00:00:00Z", "--retriever", &url, "-o", text(&target)];
     des(&[&["get", "a/b"][..], &at].concat()).code(1);
     assert!(server.join().unwrap().starts_with("GET /files/a%2Fb?created_at=2025-03-10T00%3A00%3A00Z "));
-    assert_eq!(support::names(dir.path()), Vec::<String>::new());
+    assert_eq!(crate::support::names(dir.path()), Vec::<String>::new());
 }
 
 #[test]
@@ -203,5 +202,5 @@ fn the_demo_wants_a_folder_with_files() {
     let dir = tempfile::tempdir().unwrap();
     des(&["demo", text(dir.path())]).code(1);
     des(&["demo", "/no/such/folder"]).code(1);
-    support::des_in(dir.path(), &[], &["demo"]).code(2);
+    crate::support::des_in(dir.path(), &[], &["demo"]).code(2);
 }
