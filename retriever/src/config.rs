@@ -6,12 +6,8 @@ use des_shared::config::{Listen, Setting, Values, ZoneSettings, settings};
 
 /// Every setting the retriever reads. No Redis and no state store: it needs the shards alone.
 pub fn all_settings() -> Vec<Setting> {
-    let own = [
-        settings::LISTEN_RETRIEVER,
-        settings::CACHE_BYTES,
-        settings::LISTING_TTL_SECONDS,
-        settings::BIGFILES_PREFIX,
-    ];
+    let own =
+        [settings::LISTEN_RETRIEVER, settings::CACHE_BYTES, settings::LISTING_TTL_SECONDS, settings::BIGFILES_PREFIX];
     [&own, settings::ZONES, settings::PROCESS].concat()
 }
 

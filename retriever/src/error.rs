@@ -129,10 +129,7 @@ impl Error {
 
     /// True when another copy of the zone may do better.
     pub(crate) fn may_differ_elsewhere(&self) -> bool {
-        matches!(
-            self,
-            Self::ZoneDown { .. } | Self::ZoneUnusable { .. } | Self::Moving { .. } | Self::Damaged { .. }
-        )
+        matches!(self, Self::ZoneDown { .. } | Self::ZoneUnusable { .. } | Self::Moving { .. } | Self::Damaged { .. })
     }
 
     /// The HTTP status.

@@ -49,10 +49,8 @@ fn fail(code: u8, why: &dyn std::fmt::Display) -> ExitCode {
 
 async fn run(config: Config, zones: ZoneSettings) -> Result<(), Box<dyn std::error::Error>> {
     let metrics = Metrics::new();
-    let layers = Layers {
-        metrics: Some(StoreMetrics::register(metrics.registry())?),
-        ..Layers::new(Arc::new(Dice::from_os()))
-    };
+    let layers =
+        Layers { metrics: Some(StoreMetrics::register(metrics.registry())?), ..Layers::new(Arc::new(Dice::from_os())) };
     let zones = Arc::new(zones.zones.open(&layers).await?);
     let shutdown = Shutdown::new();
     let signals = tokio::spawn(shutdown.on_signals()?);

@@ -44,10 +44,8 @@ impl RetrieverMetrics {
         };
         let seconds = HistogramOpts::new("des_retrieval_seconds", "Seconds until the answer's headers are ready.");
         let decompress = HistogramOpts::new("des_decompress_seconds", "Seconds to decompress one file.");
-        let retrievals =
-            counters("des_retrievals_total", "Requests for files by HTTP status.", &["backend", "status"]);
-        let reads =
-            counters("des_s3_range_calls_total", "Reads of shards by what they are for.", &["backend", "type"]);
+        let retrievals = counters("des_retrievals_total", "Requests for files by HTTP status.", &["backend", "status"]);
+        let reads = counters("des_s3_range_calls_total", "Reads of shards by what they are for.", &["backend", "type"]);
         Self {
             backend,
             retrievals: metrics.register(retrievals),

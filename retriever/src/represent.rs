@@ -55,8 +55,7 @@ pub(crate) fn content_type(entry: &Entry) -> String {
 
 /// Whether `If-None-Match` names the tag (compared weakly, as RFC 9110 wants it) or is `*`.
 pub(crate) fn matches_any(header: &str, etag: &str) -> bool {
-    header.trim() == "*"
-        || header.split(',').map(str::trim).any(|tag| tag.strip_prefix("W/").unwrap_or(tag) == etag)
+    header.trim() == "*" || header.split(',').map(str::trim).any(|tag| tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
 /// Which bytes are asked for.

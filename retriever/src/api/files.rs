@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use axum::body::Body as HttpBody;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Response as HttpResponse, StatusCode, header};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, Method, Response as HttpResponse, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use futures::TryStreamExt;
 
@@ -12,12 +12,16 @@ use super::{Api, request};
 use crate::error::Error;
 use crate::serve::{Answer, Body};
 
-pub(super) async fn get(State(api): State<Api>, request: Request) -> Response {
+pub(super) async fn get(State(api): State<Api>, method: Method, uri: Uri, headers: HeaderMap) -> Response {
     let (in_flight, began) = (api.metrics.request_began(), Instant::now());
-    let response = match answer(&api, &request).await {
+    let answer = match request::wanted(&method, &uri, &headers) {
+        Ok(wanted) => api.files.answer(&wanted).await,
+        Err(error) => Err(error),
+    };
+    let response = match answer {
         Ok(answer) => into_http(&api, answer),
         Err(error) => {
-            log(&error, &request);
+            log(&error, &uri);
             error.into_response()
         }
     };
@@ -26,14 +30,9 @@ pub(super) async fn get(State(api): State<Api>, request: Request) -> Response {
     response
 }
 
-async fn answer(api: &Api, request: &Request) -> Result<Answer, Error> {
-    let wanted = request::wanted(request.method(), request.uri(), request.headers())?;
-    api.files.answer(&wanted).await
-}
-
 /// What an operator must know is logged here, once; what the client did wrong is not.
-fn log(error: &Error, request: &Request) {
-    let path: String = request.uri().path().chars().take(300).collect();
+fn log(error: &Error, uri: &Uri) {
+    let path: String = uri.path().chars().take(300).collect();
     match error.status() {
         StatusCode::SERVICE_UNAVAILABLE => tracing::warn!(path, "not served: {error}"),
         status if status.is_server_error() => tracing::error!(path, "not served: {error}"),

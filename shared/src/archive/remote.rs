@@ -317,9 +317,8 @@ async fn open_v3(object: &Object, tail: &TailBytes, footer: Footer) -> Result<V3
         let (footer, both) = (footer.clone(), both.clone());
         move || {
             let directory = Directory::parse(&footer, &both[split..])?;
-            // A copy, so that what is kept does not keep the whole tail.
-            let dictionary = Bytes::copy_from_slice(&both[..split]);
-            let dictionary = (split > 0).then(|| Dictionary::parse(&footer, &dictionary).map(Arc::new)).transpose()?;
+            let dictionary =
+                (split > 0).then(|| Dictionary::parse(&footer, &both[..split]).map(Arc::new)).transpose()?;
             Ok((directory, dictionary))
         }
     });
