@@ -182,8 +182,8 @@ mod tests {
     use super::*;
     use des_shared::segment::ShardFormat;
     use des_shared::shard::{Codec, PayloadInfo, ShardWriter};
-    use des_shared::store::local::LocalStore;
     use des_shared::store::WriteOptions;
+    use des_shared::store::local::LocalStore;
 
     #[tokio::test]
     async fn the_index_of_a_real_shard_tells_its_files() {

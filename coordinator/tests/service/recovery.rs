@@ -267,3 +267,20 @@ async fn leftovers_of_a_submission_that_became_no_job_go_after_a_day_and_not_bef
     world.pack_all(later).await;
     service.stop().await;
 }
+
+#[tokio::test]
+async fn a_loss_is_noticed_at_once_even_for_jobs_nobody_has_looked_at_yet() {
+    let mut world = World::new();
+    // No sweep in time would help: the loss itself has to be noticed.
+    world.limits.reconcile = Duration::from_hours(1);
+    world.limits.lock = Duration::from_mins(1);
+    let service = world.start().await;
+    for count in 1..=5 {
+        let job = service.submit_lines("", lines(count)).await.id();
+        until("the tasks to be queued", async || world.memory.job(job).await.expect("counters").map(|_| ())).await;
+        world.memory.lose_everything();
+        world.pack_all(job).await;
+        assert_eq!(world.ended(job).await.files_packed, count as u64);
+    }
+    service.stop().await;
+}
