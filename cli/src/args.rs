@@ -359,9 +359,8 @@ pub(crate) struct DemoArgs {
 /// [`DateRule`] on the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum DateRuleArg {
-    /// The date in UTC
+    // No help of their own: with it, clap prints every option of every command over several lines.
     Utc,
-    /// The date as written
     Written,
 }
 

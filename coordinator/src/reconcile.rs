@@ -131,7 +131,7 @@ impl Core {
         }
         self.own_metrics.queue_is(&self.queue().stats().await?);
         let workers = self.queue().workers().await?;
-        self.own_metrics.workers_are(workers.len(), workers.iter().map(|worker| u64::from(worker.slots)).sum());
+        self.own_metrics.workers_are(workers.len() as u64, workers.iter().map(|worker| u64::from(worker.slots)).sum());
         Ok(())
     }
 
@@ -173,7 +173,7 @@ impl Core {
                 }
             }
         }
-        self.own_metrics.jobs_are_open(watch.unplanned, watch.jobs.len());
+        self.own_metrics.jobs_are_open(watch.unplanned as u64, watch.jobs.len() as u64);
         Ok(())
     }
 

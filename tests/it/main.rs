@@ -1,5 +1,7 @@
 //! The whole system, one module for each story.
 
+mod bad_places;
+mod bad_sources;
 mod harness;
 mod main_story;
 mod queue;

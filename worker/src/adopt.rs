@@ -6,22 +6,18 @@
 
 use std::collections::{HashMap, HashSet};
 
+use des_shared::archive::{ArchiveError, RemoteShard, Source};
 use des_shared::queue::TaskTotals;
 use des_shared::receipt::FailureReason;
 use des_shared::segment::SegmentFile;
-use des_shared::shard::{
-    Block, Directory, Entry, Footer, HEADER_LEN, Index, LegacyTail, Location, ShardError, TAIL_READ_BYTES, Tail,
-    TailBytes,
-};
-use des_shared::store::{ByteRange, ObjectMeta, SharedStore, StoreErrorKind};
+use des_shared::shard::{Entry, Location};
+use des_shared::store::StoreErrorKind;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::PackError;
 use crate::pack::{DIGEST_METADATA, FileFailure, PackJob, Packed, PackedObject};
 use crate::source::{SourceError, SourceOpener};
 
-/// Index blocks are read in stretches of about this many bytes.
-const STRETCH_BYTES: u64 = 4 << 20;
 /// Sources asked at the same time for why they are not in the shard.
 const PROBES: usize = 16;
 
@@ -42,7 +38,12 @@ pub(crate) async fn published_before(
         return Err(PackError::Foreign { key: job.key.clone(), why });
     }
     let mut inventory = Inventory::new(&job.segment.files);
-    read_index(&job.store, &meta, &mut |entry| inventory.found(entry)).await?;
+    let shard = RemoteShard::open_listed(Source::from(job.store.clone()), &meta).await;
+    let shard = shard.map_err(|e| unreadable(&job.key, e))?;
+    let mut entries = shard.entries();
+    while let Some(entry) = entries.next().await {
+        inventory.found(&entry.map_err(|e| unreadable(&job.key, e))?);
+    }
     let failed = inventory.missing(sources, known).await?;
     let totals = TaskTotals {
         files_packed: inventory.files,
@@ -120,84 +121,10 @@ impl<'a> Inventory<'a> {
     }
 }
 
-/// Reads every entry of a shard of any version, in bounded stretches.
-async fn read_index(
-    store: &SharedStore,
-    meta: &ObjectMeta,
-    found: &mut (dyn FnMut(&Entry) + Send),
-) -> Result<(), PackError> {
-    let reader = Reader { store, key: &meta.key, size: meta.size };
-    let fetched = store.get(&meta.key, ByteRange::Suffix(TAIL_READ_BYTES)).await?;
-    let foreign = |e: ShardError| reader.foreign(&e);
-    let tail = TailBytes::new(fetched.meta.size, fetched.bytes).map_err(foreign)?;
-    match Tail::parse(&tail).map_err(foreign)? {
-        Tail::V3(footer) => reader.v3(&tail, &footer, found).await,
-        Tail::Legacy(legacy) => reader.legacy(&tail, legacy, found).await,
-    }
-}
-
-struct Reader<'a> {
-    store: &'a SharedStore,
-    key: &'a str,
-    size: u64,
-}
-
-impl Reader<'_> {
-    fn foreign(&self, error: &ShardError) -> PackError {
-        PackError::Foreign { key: self.key.to_owned(), why: format!("{error} ({} bytes)", self.size) }
-    }
-
-    async fn bytes(&self, tail: &TailBytes, range: std::ops::Range<u64>) -> Result<bytes::Bytes, PackError> {
-        match tail.get(&range) {
-            Some(bytes) => Ok(bytes),
-            None => Ok(self.store.get(self.key, ByteRange::Span(range)).await?.bytes),
-        }
-    }
-
-    async fn v3(
-        &self,
-        tail: &TailBytes,
-        footer: &Footer,
-        found: &mut (dyn FnMut(&Entry) + Send),
-    ) -> Result<(), PackError> {
-        let foreign = |e: ShardError| self.foreign(&e);
-        let directory = self.bytes(tail, footer.directory_range()).await?;
-        let directory = Directory::parse(footer, &directory).map_err(foreign)?;
-        let mut number = 0;
-        while let Some(first) = directory.block(number) {
-            let start = first.range().start;
-            let mut last = number;
-            while directory.block(last + 1).is_some_and(|next| next.range().end - start <= STRETCH_BYTES) {
-                last += 1;
-            }
-            let end = directory.block(last).map_or(first.range().end, |block| block.range().end);
-            let stretch = self.bytes(tail, start..end).await?;
-            for at in number..=last {
-                let Some(block) = directory.block(at) else { break };
-                let range = block.range();
-                let bytes = &stretch[(range.start - start) as usize..(range.end - start) as usize];
-                for entry in Block::parse(bytes, &block).map_err(foreign)?.entries() {
-                    found(&entry.map_err(foreign)?);
-                }
-            }
-            number = last + 1;
-        }
-        Ok(())
-    }
-
-    async fn legacy(
-        &self,
-        tail: &TailBytes,
-        legacy: LegacyTail,
-        found: &mut (dyn FnMut(&Entry) + Send),
-    ) -> Result<(), PackError> {
-        let foreign = |e: ShardError| self.foreign(&e);
-        let header = self.bytes(tail, 0..HEADER_LEN).await?;
-        let bytes = self.bytes(tail, legacy.index_range()).await?;
-        let index = Index::parse(&header, legacy, bytes).map_err(foreign)?;
-        for entry in index.entries() {
-            found(&entry.map_err(foreign)?);
-        }
-        Ok(())
+/// Damage and foreign bytes stay as they are; an unreachable store does not.
+fn unreadable(key: &str, error: ArchiveError) -> PackError {
+    match error {
+        ArchiveError::Store(e) if !matches!(e.kind, StoreErrorKind::Invalid | StoreErrorKind::InvalidRange) => e.into(),
+        other => PackError::Foreign { key: key.to_owned(), why: other.to_string() },
     }
 }

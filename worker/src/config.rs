@@ -37,7 +37,7 @@ impl WorkerConfig {
     /// Reads and checks all of them; what is wrong is noted in `values`.
     pub fn read(values: &mut Values) -> Option<Self> {
         let zones = ZoneSettings::read(values);
-        let state = StateSettings::read(values);
+        let state = zones.as_ref().and_then(|zones| StateSettings::read(values, zones));
         let queue = QueueSettings::read(values);
         let roots = SourceRoots::read(values);
         let slots = match values.text(&settings::WORKER_SLOTS) {

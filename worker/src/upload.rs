@@ -33,11 +33,6 @@ impl<T> Upload<T> {
         self.id.as_deref()
     }
 
-    /// The finished parts, in order.
-    pub(crate) fn tags(&self) -> &[PartTag] {
-        &self.tags
-    }
-
     /// Parts under way.
     pub(crate) fn in_flight(&self) -> usize {
         self.running.len()

@@ -7,7 +7,7 @@ use des_shared::created_at::CreatedAt;
 use des_shared::routing::{Slot, candidate_slots};
 use des_shared::shard::{Entry, Location as Place};
 use des_shared::store::ObjectMeta;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use serde_json::json;
 
 use super::is_hopeless;

@@ -9,7 +9,7 @@ use super::is_hopeless;
 use super::location::Location;
 use crate::args::LsArgs;
 use crate::error::{CliError, Exit};
-use crate::output::{Lines, Screen, bytes, count, visible};
+use crate::output::{Lines, Screen, bytes, number_of, visible};
 
 /// Runs `des ls`.
 ///
@@ -47,7 +47,7 @@ async fn list(shard: &RemoteShard, screen: &Screen, out: &mut Lines) -> Result<u
     let key = &shard.object().key;
     if !screen.json() {
         let version = shard.version() as u8;
-        out.line(&format!("{key}  (v{version}, {} files, {})", count(shard.len()), bytes(shard.object().size)))?;
+        out.line(&format!("{key}  (v{version}, {}, {})", number_of(shard.len(), "file"), bytes(shard.object().size)))?;
         out.line("        SIZE        STORED  CODEC            OFFSET  UID")?;
     }
     let mut damaged = 0;

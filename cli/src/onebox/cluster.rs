@@ -44,6 +44,8 @@ pub(super) const RETRIEVER_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::ne
 
 /// How long a stopping service may take.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How often the coordinator looks whether a job has ended: often, because somebody sits and waits, and the queue is here.
+const TICK: Duration = Duration::from_millis(100);
 /// Memory of the retriever's cache in bytes.
 const CACHE_BYTES: u64 = 128 << 20;
 /// How long the retriever trusts a listing: short, because whoever tries things out reads what was just packed.
@@ -186,7 +188,7 @@ impl Parts<'_> {
             defaults: JobDefaults { n_bits, ..JobDefaults::default() },
             roots: self.setup.roots.clone(),
             spool_dir: std::env::temp_dir(),
-            limits: des_coordinator::Limits::default(),
+            limits: des_coordinator::Limits { tick: TICK, ..des_coordinator::Limits::default() },
         };
         let deps = des_coordinator::Deps {
             queue: self.queue.clone(),

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use des_shared::manifest::{ManifestEntry, ManifestReader};
@@ -59,7 +60,7 @@ pub(super) async fn compare(
     let mut measure = Measure { of_files: Some(total.0), of_bytes: Some(total.1), ..Measure::default() };
     let mut result = Comparison::default();
     let entries = entries(path.to_owned());
-    let mut verdicts = entries.map(|entry| judge(client, entry)).buffer_unordered(READERS);
+    let mut verdicts = pin!(entries.map(|entry| judge(client, entry)).buffer_unordered(READERS));
     while let Some(verdict) = verdicts.next().await {
         result.asked += 1;
         let wrong = match verdict? {

@@ -18,7 +18,7 @@ use crate::error::{CliError, Exit};
 use crate::failures::FailureList;
 use crate::folder::{FolderWalk, Found, Leave, Skipped};
 use crate::input::Input;
-use crate::output::{Measure, Screen, bytes, count, duration, ratio, visible};
+use crate::output::{Measure, Screen, bytes, count, duration, number_of, ratio, visible};
 use crate::remote::{Sending, fetch_failures, skipped_text, wait_for};
 
 /// Folders that are left out: history, tools and build results, often far larger than what they were made from.
@@ -229,11 +229,11 @@ impl Story {
         let rate = |n: u64, time: Duration| bytes((n as f64 / time.as_secs_f64().max(0.001)) as u64);
         let mut lines = vec![
             String::new(),
-            format!("{}: {} files, {}", self.corpus.folder.display(), count(files), bytes(source)),
+            format!("{}: {}, {}", self.corpus.folder.display(), number_of(files, "file"), bytes(source)),
             format!(
-                "  packed    {} files into {} shards in {} ({}/s)",
-                count(self.job.files.packed),
-                count(self.job.shards.committed),
+                "  packed    {} into {} in {} ({}/s)",
+                number_of(self.job.files.packed, "file"),
+                number_of(self.job.shards.committed, "shard"),
                 duration(self.packing),
                 rate(source, self.packing),
             ),

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::error::CliError;
 
-pub(crate) use human::{bytes, count, duration, ratio};
+pub(crate) use human::{bytes, count, duration, number_of, ratio};
 pub(crate) use progress::{Measure, Meter};
 pub(crate) use table::Table;
 

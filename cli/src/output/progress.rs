@@ -37,22 +37,22 @@ impl Measure {
     }
 
     fn text(&self, running: Duration) -> String {
-        let all =
-            |all: Option<u64>, show: fn(u64) -> String| all.map(|n| format!(" of {}", show(n))).unwrap_or_default();
-        let mut text = format!("{}{} files", human::count(self.files), all(self.of_files, human::count));
+        let files = human::number_of(self.files, "file");
+        let mut text = match self.of_files {
+            Some(all) => format!("{}/{}", human::count(self.files), human::number_of(all, "file")),
+            None => files,
+        };
         if self.bytes > 0 || self.of_bytes.is_some() {
-            text += &format!(", {}{}", human::bytes(self.bytes), all(self.of_bytes, human::bytes));
+            let all = self.of_bytes.map(|all| format!("/{}", human::bytes(all))).unwrap_or_default();
+            text += &format!(", {}{all}", human::bytes(self.bytes));
         }
         let seconds = running.as_secs_f64();
         if seconds > 1.0 && self.bytes > 0 {
             text += &format!(", {}/s", human::bytes((self.bytes as f64 / seconds) as u64));
-            match self.part() {
-                Some(part) if part > 0.01 && part < 1.0 => {
-                    let left = Duration::from_secs_f64(seconds * (1.0 - part) / part);
-                    text += &format!(", {} left", human::duration(left));
-                }
-                _ => {}
-            }
+        }
+        if let Some(part) = self.part().filter(|part| seconds > 1.0 && *part > 0.01 && *part < 1.0) {
+            let left = Duration::from_secs_f64(seconds * (1.0 - part) / part);
+            text += &format!(", {} left", human::duration(left));
         }
         if !self.note.is_empty() {
             text += &format!(", {}", self.note);
@@ -156,7 +156,7 @@ fn spinner_style() -> ProgressStyle {
 }
 
 fn bar_style() -> ProgressStyle {
-    ProgressStyle::with_template("{prefix:>9} [{bar:24}] {percent:>3}% {wide_msg}")
+    ProgressStyle::with_template("{prefix:>9} [{bar:16}] {percent:>3}% {wide_msg}")
         .map(|style| style.progress_chars("=> "))
         .unwrap_or_else(|_| ProgressStyle::default_bar())
 }
@@ -175,7 +175,7 @@ mod tests {
         let half =
             Measure { files: 5, of_files: Some(10), bytes: 1 << 20, of_bytes: Some(2 << 20), note: "1 failed".into() };
         let text = half.text(Duration::from_secs(2));
-        assert_eq!(text, "5 of 10 files, 1.0 MiB of 2.0 MiB, 512 KiB/s, 2.0 s left, 1 failed");
+        assert_eq!(text, "5/10 files, 1.0 MiB/2.0 MiB, 512 KiB/s, 2.0 s left, 1 failed");
         let unknown = Measure { files: 3, ..Measure::default() };
         assert_eq!(unknown.text(Duration::ZERO), "3 files");
         assert_eq!(unknown.part(), None);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -174,7 +175,7 @@ async fn pack_all(run: &Arc<Run>, shards: PlannedShards, side_by_side: usize) ->
             Ok::<_, CliError>((at, planned, number))
         }
     });
-    let mut packing = named
+    let packing = named
         .map(|named| {
             let run = Arc::clone(run);
             async move {
@@ -185,6 +186,7 @@ async fn pack_all(run: &Arc<Run>, shards: PlannedShards, side_by_side: usize) ->
             }
         })
         .buffer_unordered(side_by_side);
+    let mut packing = pin!(packing);
     let (mut written, mut failed) = (Vec::new(), None);
     while let Some(outcome) = packing.next().await {
         match outcome {

@@ -13,7 +13,7 @@ use crate::args::{JobsArgs, StatusArgs};
 use crate::client::{Client, Service, view};
 use crate::error::{CliError, Exit};
 use crate::failures::FailureList;
-use crate::output::{Screen, Table, bytes, count, duration};
+use crate::output::{Screen, Table, bytes, count, duration, number_of};
 
 /// Jobs asked for at once.
 const PAGE: usize = 100;
@@ -121,12 +121,12 @@ async fn overview(client: &Client, screen: &Screen) -> Result<Exit, CliError> {
     let age = Duration::from_millis(stats.oldest_age_ms);
     let oldest = if stats.depth == 0 { String::new() } else { format!(", the oldest for {}", duration(age)) };
     screen.line(&format!(
-        "queue: {} shards wait{oldest}; {} being packed, {} to be tried again, {} given up; {} jobs",
-        count(stats.depth),
+        "queue: {} waiting{oldest}; {} being packed, {} to be tried again, {} given up; {} open",
+        number_of(stats.depth, "shard"),
         count(stats.in_flight),
         count(stats.delayed),
         count(stats.dead),
-        count(stats.jobs),
+        number_of(stats.jobs, "job"),
     ))?;
     let workers: Vec<WorkerView> = take(&mut workers, "workers")?;
     if workers.is_empty() {

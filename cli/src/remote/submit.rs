@@ -19,7 +19,7 @@ use crate::error::{CliError, Exit};
 use crate::failures::FailureList;
 use crate::folder::{Leave, Skipped};
 use crate::input::{Input, Item};
-use crate::output::{Measure, Screen, bytes, count};
+use crate::output::{Measure, Screen, bytes, number_of};
 
 /// Lines are sent in pieces of this many bytes.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -83,7 +83,7 @@ fn tell_skipped(screen: &Screen, skipped: Skipped) {
 
 /// What a folder walk left out, for people.
 pub(crate) fn skipped_text(skipped: Skipped) -> Option<String> {
-    let one = |n: u64, what: &str| (n > 0).then(|| format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" }));
+    let one = |n: u64, what: &str| (n > 0).then(|| number_of(n, what));
     let parts: Vec<String> =
         [one(skipped.links, "symbolic link"), one(skipped.special, "special file")].into_iter().flatten().collect();
     (!parts.is_empty()).then(|| format!("{} left out", parts.join(" and ")))
@@ -151,7 +151,7 @@ impl Sending {
         let read = self.reader.await.map_err(|e| CliError::failed(format!("reading the input failed: {e}")))?;
         match (read, answer) {
             (Ok(read), Ok(submitted)) => {
-                screen.note(&format!("{} files, {} submitted", count(read.files), bytes(read.bytes)));
+                screen.note(&format!("{}, {} submitted", number_of(read.files, "file"), bytes(read.bytes)));
                 Ok(Sent { submitted, failures: read.failures, skipped: read.skipped })
             }
             // The reader stops early when the coordinator hangs up: then its answer is what counts.

@@ -202,9 +202,10 @@ pub struct JobCounters {
     pub dead: u64,
     /// Tasks cancelled.
     pub cancelled: u64,
-    /// Sums over committed and settled tasks.
+    /// Sums over committed and settled tasks. A task that was given up adds nothing until it is settled.
     pub totals: TaskTotals,
-    /// What the checkpoints of running tasks say on top of `totals`.
+    /// Sums over the checkpoints of open tasks (leased, delayed, or pending again), on top of `totals`. The offset of
+    /// a checkpoint counts as stored bytes.
     pub in_progress: TaskTotals,
 }
 
@@ -281,14 +282,17 @@ pub trait Queue: fmt::Debug + Send + Sync {
     /// Makes a job known. A known one is left as it is.
     async fn add_job(&self, job: JobId, share: JobShare) -> Result<(), QueueError>;
 
-    /// Queues tasks of a known job; known tasks are left as they are. Returns how many were new.
+    /// Queues tasks of a known job; known tasks are left as they are. Returns how many were new. More than 1,000 tasks
+    /// are several atomic steps.
     async fn add_tasks(&self, job: JobId, tasks: &[NewTask]) -> Result<u64, QueueError>;
 
-    /// Leases up to `max` pending tasks, fairly between jobs. Each lease has a token above all tokens before.
+    /// Leases up to `max` pending tasks (at most 1,000), fairly between jobs: the highest priority first, within it bytes
+    /// shared by weight, within a job by number. Each lease has a token above all tokens before. Retries that are due
+    /// become pending first, expired leases only in [`Queue::tick`]. Says the worker is alive.
     async fn claim(&self, worker: &WorkerInfo, max: usize) -> Result<Vec<Lease>, QueueError>;
 
     /// Renews leases and says the worker is alive. The answer says for each of `held`, in order, whether it is still
-    /// the worker's.
+    /// the worker's. A lease that ran out can be renewed and used until a tick takes it back: nobody else holds it.
     async fn heartbeat(&self, worker: &WorkerInfo, held: &[(TaskId, FencingToken)]) -> Result<Vec<bool>, QueueError>;
 
     /// Records progress, renews the lease and resets the attempt count.
@@ -297,7 +301,7 @@ pub trait Queue: fmt::Debug + Send + Sync {
     /// Drops a task's checkpoint: its upload is gone, the next holder starts again.
     async fn drop_checkpoint(&self, task: TaskId, token: FencingToken) -> Result<(), QueueError>;
 
-    /// Finishes a task whose receipt is written.
+    /// Finishes a task whose receipt is written. Repeating it with the same token is fine: an answer may be lost.
     async fn commit(&self, task: TaskId, token: FencingToken, totals: &TaskTotals) -> Result<(), QueueError>;
 
     /// Gives a task up for now or for good.

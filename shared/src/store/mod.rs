@@ -214,11 +214,14 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     /// [`StoreErrorKind::UploadGone`] when the upload is unknown.
     async fn put_part(&self, key: &str, upload_id: &str, number: u32, bytes: Bytes) -> Result<PartTag, StoreError>;
 
-    /// The parts that are really there, in order of their numbers.
+    /// The parts that are really there, in order of their numbers. `SeaweedFS` goes on listing a part that was replaced
+    /// beside the one that replaced it, so look for a number together with its tag.
     async fn list_parts(&self, key: &str, upload_id: &str) -> Result<Vec<PartTag>, StoreError>;
 
     /// Makes the object out of its parts, in the order of their numbers; readers see all of it or nothing. The upload
-    /// is gone after a success, and still there after [`StoreErrorKind::AlreadyExists`].
+    /// is gone after a success, and still there after [`StoreErrorKind::AlreadyExists`]. With `CreateOnly` a key that is
+    /// taken is never replaced, except by completions of the same moment on servers that look first and then write: see
+    /// [`contract::Completion`].
     async fn complete_upload(
         &self,
         key: &str,

@@ -89,6 +89,17 @@ impl S3Store {
         Ok((call, format!("{}{key}", self.prefix)))
     }
 
+    /// [`Self::keyed`] for a call on an upload. An id that no server gives out would make another request of this one:
+    /// without an id, a part is a whole object.
+    fn uploading(&self, operation: Operation, key: &str, upload_id: &str) -> Result<(Call, String), StoreError> {
+        let (call, full) = self.keyed(operation, key)?;
+        let plausible = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b'\\' | b'?' | b'#' | b'&');
+        if upload_id.is_empty() || !upload_id.bytes().all(plausible) {
+            return Err(call.error(StoreErrorKind::UploadGone, format!("{upload_id:?} is no upload id")));
+        }
+        Ok((call, full))
+    }
+
     /// The call and the full prefix, checked.
     fn prefixed(&self, operation: Operation, prefix: &str) -> Result<(Call, String), StoreError> {
         let call = self.call(operation, prefix);
@@ -213,13 +224,13 @@ impl ObjectStore for S3Store {
     }
 
     async fn put_part(&self, key: &str, upload_id: &str, number: u32, bytes: Bytes) -> Result<PartTag, StoreError> {
-        let (call, full) = self.keyed(Operation::PutPart, key)?;
+        let (call, full) = self.uploading(Operation::PutPart, key, upload_id)?;
         call.check_part_number(number)?;
         multipart::put_part(self, &call, full, upload_id, (number, bytes)).await
     }
 
     async fn list_parts(&self, key: &str, upload_id: &str) -> Result<Vec<PartTag>, StoreError> {
-        let (call, full) = self.keyed(Operation::ListParts, key)?;
+        let (call, full) = self.uploading(Operation::ListParts, key, upload_id)?;
         multipart::list_parts(self, &call, &full, upload_id).await
     }
 
@@ -230,17 +241,15 @@ impl ObjectStore for S3Store {
         parts: &[PartTag],
         mode: WriteMode,
     ) -> Result<ObjectMeta, StoreError> {
-        let (call, full) = self.keyed(Operation::CompleteUpload, key)?;
+        let (call, full) = self.uploading(Operation::CompleteUpload, key, upload_id)?;
         let parts = call.check_parts(parts)?;
         multipart::complete(self, &call, full, upload_id, (parts, mode)).await
     }
 
     async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), StoreError> {
-        let (call, full) = self.keyed(Operation::AbortUpload, key)?;
-        let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(full).upload_id(upload_id);
-        match request.send().await.map_err(|e| s3_error(&call, &e, Refused::Upload)) {
+        match multipart::abort(self, self.uploading(Operation::AbortUpload, key, upload_id), upload_id).await {
             Err(error) if error.kind == StoreErrorKind::UploadGone => Ok(()),
-            other => other.map(drop),
+            other => other,
         }
     }
 

@@ -25,12 +25,13 @@ pub(crate) fn small_shards() -> Vec<(Vec<u8>, Vec<File>)> {
     out
 }
 
-fn serves_only_right_bytes(shard: &Shard, files: &[File]) {
-    for file in files {
-        let Ok(Some(entry)) = shard.find(&file.uid) else { continue };
+fn serves_only_right_bytes(shard: &Shard, files: &[File], decoder: &mut Decoder) {
+    for entry in shard.entries().flatten() {
+        let Some(file) = files.iter().find(|f| f.uid == entry.uid) else { panic!("{:?} appeared", entry.uid) };
+        assert_eq!(entry.meta, file.meta);
         match entry.location {
             Location::Inline(_) => {
-                if let Ok(bytes) = shard.read(&entry) {
+                if let Ok(bytes) = shard.read_with(decoder, &entry) {
                     assert_eq!(bytes, file.bytes(), "{:?}", file.uid);
                 }
             }
@@ -45,6 +46,7 @@ fn serves_only_right_bytes(shard: &Shard, files: &[File]) {
 #[test]
 fn every_flipped_bit_is_noticed() {
     let mut flips = 0;
+    let mut decoder = Decoder::new().unwrap();
     for (bytes, files) in small_shards() {
         Shard::open(bytes.clone()).unwrap().verify().unwrap();
         for bit in 0..bytes.len() * 8 {
@@ -55,7 +57,7 @@ fn every_flipped_bit_is_noticed() {
                 Ok(shard) => {
                     let error = shard.verify().expect_err("a flipped bit went unnoticed");
                     assert!(error.is_corrupt() || matches!(error, ShardError::Unsupported { .. }), "{error}");
-                    serves_only_right_bytes(&shard, &files);
+                    serves_only_right_bytes(&shard, &files, &mut decoder);
                 }
                 Err(error) => {
                     assert!(error.is_corrupt() || matches!(error, ShardError::Unsupported { .. }), "{error}");
@@ -141,4 +143,23 @@ fn stored_bytes_are_checked_without_decompressing() {
     assert!(error.contains("repeat.txt") && error.contains(&inline.offset.to_string()), "{error}");
     let big = shard.find("big.iso").unwrap().unwrap();
     assert!(matches!(check_stored(&big, b""), Err(ShardError::Usage(_))));
+}
+
+#[test]
+fn a_flipped_bit_in_a_compressed_payload_of_version_2_is_never_served() {
+    let files = [File::inline("record", support::record(&mut Random::new(13)).repeat(3))];
+    for codec in [CodecChoice::Zstd, CodecChoice::Lz4] {
+        let (entry, stored) = entry_of(&files, codec);
+        let Location::Inline(inline) = entry.location else { panic!("inline") };
+        assert_eq!((inline.crc32c, inline.codec == des_shared::shard::Codec::None), (None, false));
+        for bit in 0..stored.len() * 8 {
+            let mut damaged = stored.to_vec();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            match decode_payload(&entry, damaged.into(), None) {
+                // A bit that the frame format leaves unused.
+                Ok(bytes) => assert_eq!(bytes, files[0].bytes(), "bit {bit}"),
+                Err(error) => assert!(error.is_corrupt(), "{error}"),
+            }
+        }
+    }
 }

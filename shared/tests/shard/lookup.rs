@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use des_shared::segment::ShardFormat;
 use des_shared::shard::{
-    Block, Directory, HEADER_LEN, Index, Location, ShardWriter, TAIL_READ_BYTES, Tail, TailBytes, decode_payload,
+    Block, Directory, HEADER_LEN, Index, Location, Meta, Shard, ShardWriter, TAIL_READ_BYTES, Tail, TailBytes,
+    decode_payload,
 };
 
-use crate::support::stored;
+use crate::support::{Random, stored};
 
 /// A shard in a far place that counts the reads.
 struct Remote {
@@ -120,4 +121,30 @@ fn parsed_blocks_know_their_memory() {
         total += parsed.len();
     }
     assert_eq!(total, 3_000);
+}
+
+#[test]
+fn blocks_grow_until_the_directory_fits_into_the_tail() {
+    // Neighbours that share a long random beginning, and so much meta that each would have a block of its own: the
+    // separators between them would be long.
+    let meta = Meta::parse(&format!("{{\"note\":\"{}\"}}", "x".repeat(140_000))).unwrap();
+    let mut random = Random::new(41);
+    let mut uids: Vec<String> = (0..150)
+        .map(|_| (0..80).map(|_| format!("{:016x}", random.next())).collect::<String>())
+        .flat_map(|start| [format!("{start}a"), format!("{start}b")])
+        .collect();
+    uids.sort();
+    let mut writer = ShardWriter::new(ShardFormat::V3, None, 1).unwrap();
+    for uid in &uids {
+        writer.append(uid, &stored(b""), meta.as_ref()).unwrap();
+    }
+    let bytes = [&writer.header()[..], &writer.finish().unwrap()].concat();
+    let shard = Shard::open(bytes).unwrap();
+    let footer = shard.footer().unwrap();
+    assert!(footer.block_count <= 150, "{} blocks for {} entries", footer.block_count, uids.len());
+    assert!(footer.directory_len <= 65_536 - 72, "{}", footer.directory_len);
+    assert_eq!(shard.verify().unwrap().entries, 300);
+    for uid in uids.iter().step_by(37) {
+        assert_eq!(shard.find(uid).unwrap().unwrap().meta, meta);
+    }
 }

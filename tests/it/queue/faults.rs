@@ -94,7 +94,7 @@ async fn a_waiter_wakes_after_its_connection_was_cut() {
             tokio::spawn(async move {
                 loop {
                     match queue.claim(&worker(1), 1).await {
-                        Ok(leases) if leases.is_empty() => queue.wait_for_work(Duration::from_secs(60)).await,
+                        Ok(leases) if leases.is_empty() => queue.wait_for_work(Duration::from_mins(1)).await,
                         Ok(mut leases) => return leases.remove(0),
                         // The connection that was cut is noticed by its next user.
                         Err(QueueError::Unavailable(_)) => {}
@@ -198,13 +198,13 @@ async fn a_thousand_tasks_stay_small() {
     submit(&queue, job(1), 1000).await;
     let pending = used().await;
     let leases = queue.claim(&worker(1), 1000).await.expect("claim");
-    let leased = used().await;
+    let held = used().await;
     for lease in leases {
         let totals =
             TaskTotals { files_packed: 500_000, files_failed: 0, source_bytes: 1 << 30, stored_bytes: 1 << 29 };
         queue.commit(lease.task, lease.token, &totals).await.expect("commit");
     }
     let committed = used().await;
-    println!("1,000 tasks: {pending} bytes pending, {leased} leased, {committed} committed");
-    assert!(pending.max(leased).max(committed) < 512 * 1024, "{pending} {leased} {committed}");
+    println!("1,000 tasks: {pending} bytes pending, {held} leased, {committed} committed");
+    assert!(pending.max(held).max(committed) < 512 * 1024, "{pending} {held} {committed}");
 }

@@ -64,7 +64,7 @@ pub struct PackLimits {
 
 impl Default for PackLimits {
     fn default() -> Self {
-        Self { part_bytes: 8 << 20, parts_in_flight: 2, batches_ahead: 8, budget: Budget::default() }
+        Self { part_bytes: 8 << 20, parts_in_flight: 1, batches_ahead: 8, budget: Budget::default() }
     }
 }
 

@@ -52,10 +52,6 @@ impl Order {
         Self { files, duplicates }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.files.len()
-    }
-
     pub(crate) fn duplicates(&self) -> &[u32] {
         &self.duplicates
     }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::*;
+use super::{Engine, LONG, SHARE, TOTALS, claim, failure, job, sized, submit, view, worker};
+use crate::ids::JobId;
+use crate::queue::{JobShare, Lease, NewTask, QueueError, SharedQueue, TaskState};
 
 pub(super) async fn jobs_and_tasks_are_added_once(engine: &dyn Engine) {
     let q = engine.queue();
@@ -61,11 +63,9 @@ pub(super) async fn bytes_are_shared_by_weight(engine: &dyn Engine) {
     let (mut first, mut second) = (0_u64, 0_u64);
     for _ in 0..70 {
         let lease = claim(&q, 1).await;
-        if lease.task.job == job(1) {
-            first += 100
-        } else {
-            second += 50
-        }
+        let served = if lease.task.job == job(1) { (100, 0) } else { (0, 50) };
+        first += served.0;
+        second += served.1;
         // Served bytes per weight differ by less than one task's on either side.
         assert!((first as f64 / 3.0 - second as f64).abs() <= 100.0, "{first} and {second} bytes at weights 3 and 1");
     }

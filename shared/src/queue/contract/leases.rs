@@ -1,7 +1,12 @@
 //! What a lease permits, and until when.
 
-use super::*;
-use crate::queue::{FailOutcome, MAX_MESSAGE_BYTES, Tick};
+use std::time::Duration;
+
+use super::{
+    Engine, LEASE, MAX_ATTEMPTS, SHARE, TOTALS, checkpoint, claim, failure, in_progress, job, submit, view, worker,
+};
+use crate::ids::{FencingToken, TaskId};
+use crate::queue::{FailOutcome, MAX_MESSAGE_BYTES, QueueError, SharedQueue, TaskState, TaskTotals, Tick};
 
 /// Every operation that asks for a token must refuse this one.
 async fn assert_stale(q: &SharedQueue, task: TaskId, token: FencingToken, with_commit: bool) {

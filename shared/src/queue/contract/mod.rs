@@ -12,8 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Checkpoint, JobShare, Lease, NewTask, QueueConfig, QueueError, SharedQueue, TaskFailure, TaskState, TaskTotals,
-    TaskView, WorkerInfo,
+    Checkpoint, JobShare, Lease, NewTask, QueueConfig, SharedQueue, TaskFailure, TaskTotals, TaskView, WorkerInfo,
 };
 use crate::ids::{FencingToken, JobId, TaskId, WorkerId};
 
@@ -34,7 +33,7 @@ pub trait Engine: Send + Sync {
 const LEASE: Duration = Duration::from_millis(400);
 const MAX_ATTEMPTS: u32 = 3;
 /// Far longer than anything here takes: a wait of this length that ends early was ended by what it waited for.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 const SHARE: JobShare = JobShare { priority: 0, weight: 1 };
 const TOTALS: TaskTotals = TaskTotals { files_packed: 7, files_failed: 1, source_bytes: 700, stored_bytes: 300 };
 

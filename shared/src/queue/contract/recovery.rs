@@ -1,6 +1,9 @@
 //! Losing everything and getting it back, as reconciliation does from plans and receipts.
 
-use super::*;
+use std::time::Duration;
+
+use super::{Engine, LONG, SHARE, TOTALS, checkpoint, job, sized, submit, worker};
+use crate::queue::{QueueError, TaskState};
 
 pub(super) async fn everything_may_be_lost(engine: &dyn Engine) {
     let q = engine.queue();

@@ -1,7 +1,13 @@
 //! What the queue tells about itself, and the changes that need no lease.
 
-use super::*;
-use crate::queue::{JobCounters, QueueStats};
+use std::time::Duration;
+
+use super::{Engine, LEASE, SHARE, TOTALS, checkpoint, claim, failure, in_progress, job, submit, worker};
+use crate::ids::{FencingToken, TaskId, WorkerId};
+use crate::queue::{
+    Checkpoint, JobCounters, JobShare, Lease, NewTask, QueueError, QueueStats, SharedQueue, TaskState, TaskTotals,
+    WorkerInfo,
+};
 
 /// Tasks 0 to 5 of job 1, one in each state a task can be in by itself; task 5 is pending.
 async fn one_in_each_state(q: &SharedQueue) -> Vec<Lease> {
@@ -61,8 +67,8 @@ pub(super) async fn counters_and_tasks_agree(engine: &dyn Engine) {
     assert_eq!(counters, expected);
     let all = q.tasks(job(1), 0, 100).await.expect("tasks");
     let states: Vec<TaskState> = all.iter().map(|task| task.state).collect();
-    use TaskState::{Committed, Dead, Delayed, Leased, Pending};
-    assert_eq!(states, [Committed, Dead, Delayed, Leased, Leased, Pending]);
+    let expected = "[Committed, Dead, Delayed, Leased, Leased, Pending]";
+    assert_eq!(format!("{states:?}"), expected);
     assert_eq!(all.iter().map(|task| task.number).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
     let tokens: Vec<FencingToken> = leases.iter().map(|lease| lease.token).chain([FencingToken(0)]).collect();
     assert_eq!(all.iter().map(|task| task.token).collect::<Vec<_>>(), tokens);

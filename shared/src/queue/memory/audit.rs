@@ -3,7 +3,7 @@
 use super::state::{State, counter};
 use crate::ids::TaskId;
 use crate::queue::values::progress;
-use crate::queue::{JobCounters, TaskState};
+use crate::queue::{JobCounters, TaskState, TaskTotals};
 
 /// Every violated invariant, in words. Each task is in exactly one state, each index holds exactly the tasks of its
 /// state, and each counter is what counting gives.
@@ -15,9 +15,9 @@ pub(super) fn violations(state: &State) -> Vec<String> {
         for (&number, task) in &entry.tasks {
             let id = TaskId { job, number };
             *counter(&mut counted, task.state) += 1;
-            counted.totals.change(&task.totals, &Default::default());
+            counted.totals.change(&task.totals, &TaskTotals::default());
             if let Some(checkpoint) = &task.checkpoint {
-                counted.in_progress.change(&progress(checkpoint), &Default::default());
+                counted.in_progress.change(&progress(checkpoint), &TaskTotals::default());
             }
             if (task.state == TaskState::Pending) != entry.pending.contains(&number) {
                 found.push(format!("task {id} is {:?} and its job's pending set says otherwise", task.state));

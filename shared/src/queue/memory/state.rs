@@ -1,6 +1,7 @@
 //! Everything the in-memory queue knows, and each change of it. Given the same calls at the same times it is always the
 //! same; the Lua scripts of the Redis engine are held against it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fair::{FairOrder, Place};
@@ -112,8 +113,8 @@ impl State {
         let mut added = 0;
         for task in tasks {
             let known = &mut self.jobs.get_mut(&job).ok_or(QueueError::UnknownJob(job))?.tasks;
-            if !known.contains_key(&task.number) {
-                known.insert(task.number, Task::new(task.source_bytes));
+            if let Entry::Vacant(place) = known.entry(task.number) {
+                place.insert(Task::new(task.source_bytes));
                 self.enter(TaskId { job, number: task.number }, TaskState::Pending, now);
                 added += 1;
             }
@@ -231,8 +232,8 @@ impl State {
 
     pub(super) fn settle(&mut self, id: TaskId, state: TaskState, totals: &TaskTotals) -> Result<(), QueueError> {
         let job = self.jobs.get_mut(&id.job).ok_or(QueueError::UnknownJob(id.job))?;
-        if !job.tasks.contains_key(&id.number) {
-            job.tasks.insert(id.number, Task::new(0));
+        if let Entry::Vacant(place) = job.tasks.entry(id.number) {
+            place.insert(Task::new(0));
             self.enter(id, state, 0);
         }
         self.finish(id, state, totals);

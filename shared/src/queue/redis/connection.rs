@@ -178,11 +178,11 @@ mod tests {
             "redis://:hunter2@h:notaport",
         ] {
             let options = RedisOptions::new(url);
-            let mut shown = format!("{options:?}");
-            match Connections::new(&options) {
-                Ok(connections) => shown.push_str(&format!("{connections:?}")),
-                Err(error) => shown.push_str(&format!("{error} {error:?}")),
-            }
+            let made = match Connections::new(&options) {
+                Ok(connections) => format!("{connections:?}"),
+                Err(error) => format!("{error} {error:?}"),
+            };
+            let shown = format!("{options:?} {made}");
             assert!(!shown.contains("hunter2"), "{shown}");
         }
         assert_eq!(redact("redis://:x@h:1/0"), "redis://***@h:1/0");

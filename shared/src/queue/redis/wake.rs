@@ -15,7 +15,7 @@ use super::connection::Connections;
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// A connection that was silent for so long is replaced: its other end may be gone without a word.
-const MAX_SILENCE: Duration = Duration::from_secs(60);
+const MAX_SILENCE: Duration = Duration::from_mins(1);
 
 /// Hears when work may have come. The listener starts with the first wait and ends with its owner.
 #[derive(Debug, Default)]

@@ -90,6 +90,16 @@ pub(super) async fn complete(
     }
 }
 
+pub(super) async fn abort(
+    store: &S3Store,
+    checked: Result<(Call, String), StoreError>,
+    upload_id: &str,
+) -> Result<(), StoreError> {
+    let (call, full) = checked?;
+    let request = store.client.abort_multipart_upload().bucket(&store.bucket).key(full).upload_id(upload_id);
+    request.send().await.map(drop).map_err(|e| s3_error(&call, &e, Refused::Upload))
+}
+
 pub(super) async fn list_uploads(store: &S3Store, call: &Call, full: &str) -> Result<Vec<PendingUpload>, StoreError> {
     let mut pending = Vec::new();
     let mut markers = (None, None);

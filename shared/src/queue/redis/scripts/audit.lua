@@ -1,5 +1,5 @@
--- ARGV: most violations to name. Reads everything in one step and changes nothing: the time it takes grows with the
--- tasks, about a second for a hundred thousand.
+-- ARGV: most violations to name. Reads everything in one step and changes nothing; other clients wait, for a time that
+-- grows with the number of tasks.
 local found = {}
 local function violated(text)
   if #found < tonumber(ARGV[1]) then

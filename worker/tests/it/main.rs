@@ -1,0 +1,12 @@
+//! The worker on real folders: packs alone, and whole workers on the in-memory queue.
+
+mod adoption;
+mod bad_files;
+mod crash;
+mod faults;
+mod gate;
+mod pack;
+mod script;
+mod sources;
+mod tasks;
+mod world;

@@ -1,0 +1,161 @@
+//! A queue that goes deaf, goes away, or stops a worker at a checkpoint, when a test says so.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use des_shared::ids::{FencingToken, JobId, TaskId};
+use des_shared::queue::{
+    Checkpoint, FailOutcome, JobCounters, JobShare, Lease, NewTask, Queue, QueueError, QueueStats, SharedQueue,
+    TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
+};
+use tokio::sync::watch;
+
+#[derive(Debug)]
+pub(crate) struct Script {
+    inner: SharedQueue,
+    /// Heartbeats are not sent, and every lease seems to be held: a zombie.
+    pub(crate) deaf: AtomicBool,
+    /// Nothing is answered.
+    pub(crate) away: AtomicBool,
+    /// After this many checkpoints every further one waits for ever, as if the process had been killed there.
+    pub(crate) freeze_after: AtomicU64,
+    pub(crate) checkpoints: watch::Sender<u64>,
+}
+
+impl Script {
+    pub(crate) fn new(inner: SharedQueue) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            deaf: AtomicBool::new(false),
+            away: AtomicBool::new(false),
+            freeze_after: AtomicU64::new(u64::MAX),
+            checkpoints: watch::Sender::new(0),
+        })
+    }
+
+    fn check(&self) -> Result<(), QueueError> {
+        if self.away.load(Ordering::SeqCst) { Err(QueueError::Unavailable("cut off".to_owned())) } else { Ok(()) }
+    }
+
+    /// Returns after the n-th checkpoint was recorded.
+    pub(crate) async fn checkpointed(&self, n: u64) {
+        self.checkpoints.subscribe().wait_for(|done| *done >= n).await.unwrap();
+    }
+}
+
+#[async_trait]
+impl Queue for Script {
+    async fn heartbeat(&self, worker: &WorkerInfo, held: &[(TaskId, FencingToken)]) -> Result<Vec<bool>, QueueError> {
+        self.check()?;
+        if self.deaf.load(Ordering::SeqCst) {
+            return Ok(vec![true; held.len()]);
+        }
+        self.inner.heartbeat(worker, held).await
+    }
+
+    async fn checkpoint(&self, task: TaskId, token: FencingToken, checkpoint: &Checkpoint) -> Result<(), QueueError> {
+        self.check()?;
+        self.inner.checkpoint(task, token, checkpoint).await?;
+        self.checkpoints.send_modify(|n| *n += 1);
+        if *self.checkpoints.borrow() >= self.freeze_after.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+
+    async fn wait_for_work(&self, at_most: Duration) {
+        self.inner.wait_for_work(at_most).await;
+    }
+
+    async fn add_job(&self, job: JobId, share: JobShare) -> Result<(), QueueError> {
+        self.check()?;
+        self.inner.add_job(job, share).await
+    }
+
+    async fn add_tasks(&self, job: JobId, tasks: &[NewTask]) -> Result<u64, QueueError> {
+        self.check()?;
+        self.inner.add_tasks(job, tasks).await
+    }
+
+    async fn claim(&self, worker: &WorkerInfo, max: usize) -> Result<Vec<Lease>, QueueError> {
+        self.check()?;
+        self.inner.claim(worker, max).await
+    }
+
+    async fn drop_checkpoint(&self, task: TaskId, token: FencingToken) -> Result<(), QueueError> {
+        self.check()?;
+        self.inner.drop_checkpoint(task, token).await
+    }
+
+    async fn commit(&self, task: TaskId, token: FencingToken, totals: &TaskTotals) -> Result<(), QueueError> {
+        self.check()?;
+        self.inner.commit(task, token, totals).await
+    }
+
+    async fn fail(&self, task: TaskId, token: FencingToken, failure: &TaskFailure) -> Result<FailOutcome, QueueError> {
+        self.check()?;
+        self.inner.fail(task, token, failure).await
+    }
+
+    async fn release(&self, task: TaskId, token: FencingToken) -> Result<(), QueueError> {
+        self.check()?;
+        self.inner.release(task, token).await
+    }
+
+    async fn settle(&self, task: TaskId, state: TaskState, totals: &TaskTotals) -> Result<(), QueueError> {
+        self.check()?;
+        self.inner.settle(task, state, totals).await
+    }
+
+    async fn tick(&self, limit: usize) -> Result<Tick, QueueError> {
+        self.check()?;
+        self.inner.tick(limit).await
+    }
+
+    async fn job(&self, job: JobId) -> Result<Option<JobCounters>, QueueError> {
+        self.check()?;
+        self.inner.job(job).await
+    }
+
+    async fn tasks(&self, job: JobId, from: u32, limit: usize) -> Result<Vec<TaskView>, QueueError> {
+        self.check()?;
+        self.inner.tasks(job, from, limit).await
+    }
+
+    async fn jobs(&self) -> Result<Vec<JobId>, QueueError> {
+        self.check()?;
+        self.inner.jobs().await
+    }
+
+    async fn forget_job(&self, job: JobId) -> Result<(), QueueError> {
+        self.check()?;
+        self.inner.forget_job(job).await
+    }
+
+    async fn stats(&self) -> Result<QueueStats, QueueError> {
+        self.check()?;
+        self.inner.stats().await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerView>, QueueError> {
+        self.check()?;
+        self.inner.workers().await
+    }
+
+    async fn lock(&self, name: &str, holder: &str, ttl: Duration) -> Result<Option<FencingToken>, QueueError> {
+        self.check()?;
+        self.inner.lock(name, holder, ttl).await
+    }
+
+    async fn unlock(&self, name: &str, holder: &str) -> Result<(), QueueError> {
+        self.check()?;
+        self.inner.unlock(name, holder).await
+    }
+
+    async fn ping(&self) -> Result<(), QueueError> {
+        self.check()?;
+        self.inner.ping().await
+    }
+}
