@@ -104,18 +104,20 @@ impl FailureList {
     ///
     /// # Errors
     /// When the file cannot be read back.
-    pub(crate) fn show(&mut self, screen: &Screen) -> Result<(), CliError> {
+    pub(crate) fn show(&mut self, screen: Screen) -> Result<(), CliError> {
         if self.count == 0 {
             return Ok(());
         }
         let first = self.first()?;
         screen.note(&format!("{} could not be packed:", number_of(self.count, "file")));
         for failure in first.iter().take(SHOWN_TO_PEOPLE) {
-            let mut line = format!("  {}: {}", shortened(&failure.uid), visible(&failure.message));
-            if !failure.message.contains(&failure.source_path) {
-                line += &format!(" ({})", visible(&failure.source_path));
-            }
-            screen.note(&line);
+            // Most messages name the source themselves.
+            let source = if failure.message.contains(&failure.source_path) {
+                String::new()
+            } else {
+                format!(" ({})", visible(&failure.source_path))
+            };
+            screen.note(&format!("  {}: {}{source}", shortened(&failure.uid), visible(&failure.message)));
         }
         let more = self.count.saturating_sub(SHOWN_TO_PEOPLE as u64);
         match &self.path {

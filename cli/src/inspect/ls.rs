@@ -15,7 +15,7 @@ use crate::output::{Lines, Screen, bytes, number_of, visible};
 ///
 /// # Errors
 /// When the location cannot be read, holds no shards, or standard output fails.
-pub(crate) async fn ls(args: LsArgs, screen: &Screen) -> Result<Exit, CliError> {
+pub(crate) async fn ls(args: LsArgs, screen: Screen) -> Result<Exit, CliError> {
     let location = Location::open(&args.location, &args.s3).await?;
     let mut shards = location.shards("");
     let mut out = Lines::new();
@@ -43,7 +43,7 @@ pub(crate) async fn ls(args: LsArgs, screen: &Screen) -> Result<Exit, CliError> 
 }
 
 /// Lists one shard and returns how much of its index is damaged.
-async fn list(shard: &RemoteShard, screen: &Screen, out: &mut Lines) -> Result<u64, CliError> {
+async fn list(shard: &RemoteShard, screen: Screen, out: &mut Lines) -> Result<u64, CliError> {
     let key = &shard.object().key;
     if !screen.json() {
         let version = shard.version() as u8;

@@ -34,7 +34,7 @@ type Shared = Arc<Mutex<Tally>>;
 ///
 /// # Errors
 /// When a location cannot be read or holds no shards. Damage is not an error of the command: it is its result.
-pub(crate) async fn verify(args: VerifyArgs, screen: &Screen) -> Result<Exit, CliError> {
+pub(crate) async fn verify(args: VerifyArgs, screen: Screen) -> Result<Exit, CliError> {
     let mut locations = Vec::new();
     let (mut shards, mut size) = (0_u64, 0_u64);
     for text in &args.locations {
@@ -52,7 +52,7 @@ pub(crate) async fn verify(args: VerifyArgs, screen: &Screen) -> Result<Exit, Cl
         }
         locations.push(location);
     }
-    let tally = Arc::new(Mutex::new(Tally::new(*screen, shards, size)));
+    let tally = Arc::new(Mutex::new(Tally::new(screen, shards, size)));
     for location in &locations {
         run(location, &args, &tally).await?;
     }

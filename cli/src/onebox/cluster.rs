@@ -98,7 +98,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When the folder is in use or cannot be written, or an address is taken.
-    pub(super) async fn start(setup: Setup, screen: &Screen) -> Result<Self, CliError> {
+    pub(super) async fn start(setup: Setup, screen: Screen) -> Result<Self, CliError> {
         let shards = setup.data.join("shards");
         let zone: SharedStore = Arc::new(LocalStore::create(&shards)?);
         let lock = lock_folder(&setup.data)?;
@@ -181,7 +181,7 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    async fn coordinator(&self, n_bits: NBits, screen: &Screen) -> Result<des_coordinator::Running, CliError> {
+    async fn coordinator(&self, n_bits: NBits, screen: Screen) -> Result<des_coordinator::Running, CliError> {
         let address = choose_port(self.setup.coordinator, "coordinator", "--coordinator-listen", screen)?;
         let config = des_coordinator::Config {
             listen: listen(address),
@@ -204,7 +204,7 @@ impl Parts<'_> {
         started.map_err(|e| CliError::failed(format!("the coordinator does not start: {e}")))
     }
 
-    async fn retriever(&self, screen: &Screen) -> Result<des_retriever::Running, CliError> {
+    async fn retriever(&self, screen: Screen) -> Result<des_retriever::Running, CliError> {
         let address = choose_port(self.setup.retriever, "retriever", "--retriever-listen", screen)?;
         let config = des_retriever::Config {
             listen: listen(address),
@@ -259,7 +259,7 @@ async fn uids_of(store: SharedStore, key: String) -> Result<HashSet<Uid>, String
 }
 
 /// The address to use. A usual port that is taken gives way to a free one, and people are told.
-fn choose_port(port: Port, name: &str, flag: &str, screen: &Screen) -> Result<SocketAddr, CliError> {
+fn choose_port(port: Port, name: &str, flag: &str, screen: Screen) -> Result<SocketAddr, CliError> {
     match port {
         Port::Exactly(address) if address.port() == 0 => Ok(address),
         Port::Exactly(address) => match TcpListener::bind(address) {
@@ -347,8 +347,8 @@ mod tests {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = taken.local_addr().unwrap();
         let screen = Screen::new(true);
-        let error = choose_port(Port::Exactly(address), "coordinator", "--x", &screen).unwrap_err();
+        let error = choose_port(Port::Exactly(address), "coordinator", "--x", screen).unwrap_err();
         assert!(error.to_string().contains(&address.to_string()), "{error}");
-        assert_eq!(choose_port(Port::Usual(address), "coordinator", "--x", &screen).unwrap().port(), 0);
+        assert_eq!(choose_port(Port::Usual(address), "coordinator", "--x", screen).unwrap().port(), 0);
     }
 }

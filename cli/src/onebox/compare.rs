@@ -53,7 +53,7 @@ pub(super) async fn compare(
     client: &Client,
     path: &Path,
     total: (u64, u64),
-    screen: &Screen,
+    screen: Screen,
 ) -> Result<Comparison, CliError> {
     let mut meter = screen.meter("reading");
     let started = Instant::now();

@@ -74,11 +74,7 @@ struct View {
 ///
 /// # Errors
 /// When the input is wrong, or the output folder fails.
-pub(super) async fn run(
-    request: Request,
-    save_failures: Option<PathBuf>,
-    screen: &Screen,
-) -> Result<Outcome, CliError> {
+pub(super) async fn run(request: Request, save_failures: Option<PathBuf>, screen: Screen) -> Result<Outcome, CliError> {
     let started = Instant::now();
     let sequence = sequence()?;
     let failures = FailureList::create(save_failures)?;

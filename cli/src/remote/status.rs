@@ -22,7 +22,7 @@ const PAGE: usize = 100;
 ///
 /// # Errors
 /// When the coordinator cannot be reached or the state is none.
-pub(crate) async fn jobs(args: JobsArgs, screen: &Screen) -> Result<Exit, CliError> {
+pub(crate) async fn jobs(args: JobsArgs, screen: Screen) -> Result<Exit, CliError> {
     if let Some(state) = &args.state {
         serde_json::from_value::<JobState>(json!(state)).map_err(|_| {
             CliError::usage(format!("{state:?} is not a state of a job"))
@@ -87,7 +87,7 @@ async fn list(client: &Client, args: &JobsArgs) -> Result<Vec<Value>, CliError> 
 ///
 /// # Errors
 /// When the coordinator cannot be reached or does not know the job.
-pub(crate) async fn status(args: StatusArgs, screen: &Screen) -> Result<Exit, CliError> {
+pub(crate) async fn status(args: StatusArgs, screen: Screen) -> Result<Exit, CliError> {
     let client = Client::new(Service::Coordinator, &args.coordinator.coordinator, &args.coordinator.key)?;
     let Some(id) = &args.job else { return overview(&client, screen).await };
     let (job, raw) = client.job(id).await?;
@@ -109,7 +109,7 @@ pub(crate) async fn status(args: StatusArgs, screen: &Screen) -> Result<Exit, Cl
     Ok(Exit::Done)
 }
 
-async fn overview(client: &Client, screen: &Screen) -> Result<Exit, CliError> {
+async fn overview(client: &Client, screen: Screen) -> Result<Exit, CliError> {
     let mut queue: Value = client.json("v1/queue", &[]).await?;
     let mut workers: Value = client.json("v1/workers", &[]).await?;
     if screen.json() {

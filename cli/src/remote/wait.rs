@@ -21,7 +21,7 @@ const PATIENCE: u32 = 60;
 ///
 /// # Errors
 /// When the coordinator stays away or does not know the job.
-pub(crate) async fn wait_for(client: &Client, id: &str, screen: &Screen) -> Result<(JobView, Value), CliError> {
+pub(crate) async fn wait_for(client: &Client, id: &str, screen: Screen) -> Result<(JobView, Value), CliError> {
     let mut meter = screen.meter("packing");
     let mut pause = ASK_FIRST;
     let mut silent = 0;
@@ -108,7 +108,7 @@ pub(crate) fn conclude(
     raw: &Value,
     local: u64,
     mut failures: FailureList,
-    screen: &Screen,
+    screen: Screen,
 ) -> Result<Exit, CliError> {
     if screen.json() {
         screen.object(&job_result(raw, &mut failures)?)?;

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::support::{corpus, des, des_in, file, names, shards, text, vectors};
+use des_shared::layout::SHARD_SUFFIX;
 use serde_json::{Value, json};
 
 fn pack(input: &Path, out: &Path, more: &[&str]) -> crate::support::Ran {
@@ -66,7 +67,7 @@ fn the_same_again_writes_nothing_new() {
     let after: Vec<(String, Vec<u8>)> =
         shards(&out).into_iter().map(|n| (n.clone(), fs::read(out.join(n)).unwrap())).collect();
     assert!(before == after);
-    assert!(names(&out).iter().all(|n| n.ends_with(".des") || n == "_bigFiles"), "{:?}", names(&out));
+    assert!(names(&out).iter().all(|n| n.ends_with(SHARD_SUFFIX) || n == "_bigFiles"), "{:?}", names(&out));
 }
 
 #[test]
@@ -278,6 +279,16 @@ fn a_reader_that_goes_away_ends_it_quietly() {
     let output = child.wait_with_output().unwrap();
     assert!(matches!(output.status.code(), Some(141 | 0)), "{:?}", output.status);
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn a_full_output_is_an_error() {
+    let out = vectors().join("pack_run");
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut child = crate::support::des_command();
+    let output = child.args(["ls", text(&out)]).stdout(full).stderr(std::process::Stdio::piped()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write to standard output"));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
+use des_shared::layout::SHARD_SUFFIX;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -133,7 +134,7 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
 
 /// The shards in a folder.
 pub(crate) fn shards(dir: &Path) -> Vec<String> {
-    names(dir).into_iter().filter(|name| name.ends_with(".des")).collect()
+    names(dir).into_iter().filter(|name| name.ends_with(SHARD_SUFFIX)).collect()
 }
 
 /// A running `des dev`, stopped when dropped.
