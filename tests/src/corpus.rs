@@ -111,7 +111,8 @@ fn choose(rng: &mut StdRng, count: usize) -> Vec<PathBuf> {
     // The listing order of a folder is not the same everywhere; the choice must follow the seed alone.
     small.sort_unstable();
     small.shuffle(rng);
-    let mut chosen: Vec<PathBuf> = big.into_values().take(BIG_FILES.min(count / 20)).collect();
+    // The largest first: tens of MiB are what streaming has to cope with.
+    let mut chosen: Vec<PathBuf> = big.into_values().rev().take(BIG_FILES.min(count / 20)).collect();
     chosen.extend(small.into_iter().take(count - chosen.len()));
     chosen.shuffle(rng);
     chosen
