@@ -181,22 +181,21 @@ impl Folder {
     }
 
     /// Creates the folders of a path below the root, durably. The root itself is never created: a store whose folder
-    /// was unmounted must not fill the disk below.
-    pub(super) fn create_parents(&self, call: &Call, dir: &Path) -> Result<(), StoreError> {
+    /// was unmounted must not fill the disk below. [`NotFound`](io::ErrorKind::NotFound) also means that a folder was
+    /// tidied away as empty meanwhile.
+    pub(super) fn create_parents(&self, dir: &Path) -> io::Result<()> {
         let mut missing = Vec::new();
         let mut at = dir;
         while at != self.root && !at.is_dir() {
             missing.push(at);
-            at = at.parent().ok_or_else(|| call.invalid("the path has no parent inside the store"))?;
+            at = at.parent().ok_or(io::ErrorKind::InvalidInput)?;
         }
         for dir in missing.into_iter().rev() {
             match fs::create_dir(dir) {
-                Ok(()) => {}
                 // Somebody else made it meanwhile; if it is a file, writing below it will say so.
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(self.write_failed(call, &e)),
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                _ => File::open(dir.parent().unwrap_or(&self.root))?.sync_all()?,
             }
-            self.sync_dir(call, dir.parent().unwrap_or(&self.root))?;
         }
         Ok(())
     }

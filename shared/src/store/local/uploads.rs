@@ -8,15 +8,12 @@ use super::super::call::Call;
 use super::super::{ObjectMeta, PartTag, PendingUpload, StoreError, StoreErrorKind, WriteMode};
 use super::UPLOADS;
 use super::folder::{Folder, etag, unix_ms};
-use super::write::{publish, taken, temp_beside, temp_in};
+use super::write::{again_while_tidied, publish, taken, temp_beside, temp_in};
 
 /// The file that names the key of an upload.
 const KEY_FILE: &str = "key";
 /// The longest listing of uploads.
 const MAX_UPLOADS: usize = 1000;
-/// How often an upload's folder is made again after a finished one tidied `.uploads` away.
-const FOLDER_TRIES: u32 = 16;
-
 /// An existing upload.
 #[derive(Debug)]
 pub(super) struct Upload<'a> {
@@ -27,15 +24,11 @@ pub(super) struct Upload<'a> {
 pub(super) fn create(folder: &Folder, call: &Call) -> Result<String, StoreError> {
     folder.path(call)?;
     let uploads = folder.root.join(UPLOADS);
-    let mut tries = 0;
-    let dir = loop {
-        folder.create_parents(call, &uploads)?;
-        match tempfile::Builder::new().prefix("").rand_bytes(24).tempdir_in(&uploads) {
-            Ok(dir) => break dir,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && tries < FOLDER_TRIES => tries += 1,
-            Err(e) => return Err(folder.write_failed(call, &e)),
-        }
+    let make = || {
+        folder.create_parents(&uploads)?;
+        tempfile::Builder::new().prefix("").rand_bytes(24).tempdir_in(&uploads)
     };
+    let dir = again_while_tidied(make).map_err(|e| folder.write_failed(call, &e))?;
     let key_file = dir.path().join(KEY_FILE);
     let temp = temp_in(dir.path()).map_err(|e| folder.write_failed(call, &e))?;
     fs::write(temp.path(), &call.key).map_err(|e| folder.write_failed(call, &e))?;

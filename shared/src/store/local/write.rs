@@ -1,6 +1,6 @@
 //! Writing files whole: temporary name, sync, rename, sync of the folder.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::folder::{Folder, object_meta, unix_ms};
 use super::{TEMP_PREFIX, UPLOADS};
 
 /// How often a writer makes its folder again after a concurrent `delete` tidied it away as empty.
-const FOLDER_TRIES: u32 = 16;
+const FOLDER_TRIES: u32 = 64;
 
 pub(super) fn put(folder: &Folder, call: &Call, bytes: &[u8], mode: WriteMode) -> Result<ObjectMeta, StoreError> {
     let target = folder.path(call)?;
@@ -29,15 +29,19 @@ pub(super) fn put(folder: &Folder, call: &Call, bytes: &[u8], mode: WriteMode) -
 /// A temporary file in the target's folder, which is created where it is missing. Dropping it removes it.
 pub(super) fn temp_beside(folder: &Folder, call: &Call, target: &Path) -> Result<NamedTempFile, StoreError> {
     let dir = target.parent().ok_or_else(|| call.invalid("the key has no folder"))?;
-    let mut tries = 0;
-    loop {
-        folder.create_parents(call, dir)?;
-        match temp_in(dir) {
-            Ok(temp) => return Ok(temp),
-            Err(e) if e.kind() == io::ErrorKind::NotFound && tries < FOLDER_TRIES => tries += 1,
-            Err(e) => return Err(folder.write_failed(call, &e)),
+    again_while_tidied(|| folder.create_parents(dir).and_then(|()| temp_in(dir)))
+        .map_err(|e| folder.write_failed(call, &e))
+}
+
+/// Makes something in a folder that concurrent removers may tidy away as empty.
+pub(super) fn again_while_tidied<T>(mut make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..FOLDER_TRIES {
+        match make() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            done => return done,
         }
     }
+    make()
 }
 
 /// A temporary file in an existing folder.
@@ -57,6 +61,8 @@ pub(super) fn publish(
     let failed = |e: &io::Error| folder.write_failed(call, e);
     temp.as_file().sync_all().map_err(|e| failed(&e))?;
     let metadata = temp.as_file().metadata().map_err(|e| failed(&e))?;
+    // Opened before the rename: once it has its name, the object may be removed again, and its folder with it.
+    let dir = File::open(target.parent().unwrap_or(&folder.root)).map_err(|e| failed(&e))?;
     let path: TempPath = temp.into_temp_path();
     match mode {
         WriteMode::Overwrite => path.persist(target).map_err(|e| failed(&e.error))?,
@@ -66,7 +72,7 @@ pub(super) fn publish(
             _ => failed(&e.error),
         })?,
     }
-    folder.sync_dir(call, target.parent().unwrap_or(&folder.root))?;
+    dir.sync_all().map_err(|e| failed(&e))?;
     Ok(object_meta(&call.key, &metadata))
 }
 
