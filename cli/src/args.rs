@@ -130,7 +130,7 @@ pub(crate) struct S3Args {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct LsArgs {
-    /// A shard file, a folder, or s3://BUCKET/PREFIX
+    /// A shard file, a folder, or an s3:// place
     #[arg(value_name = "LOCATION")]
     pub(crate) location: String,
     #[command(flatten)]
@@ -139,13 +139,13 @@ pub(crate) struct LsArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct CatArgs {
-    /// A shard file, a folder, or s3://BUCKET/PREFIX
+    /// A shard file, a folder, or an s3:// place
     #[arg(value_name = "LOCATION")]
     pub(crate) location: String,
     /// The file's uid
     #[arg(value_name = "UID")]
     pub(crate) uid: String,
-    /// The file's created_at (RFC 3339): finds its shard at once; without it every shard is searched
+    /// When the file was created, as its manifest says: finds its shard at once; without it every shard is searched
     #[arg(long, value_name = "TIME")]
     pub(crate) created_at: Option<String>,
     /// Bits of the shard index the archive was packed with
@@ -170,7 +170,7 @@ pub(crate) struct BigFileArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct VerifyArgs {
-    /// Shard files, folders, or s3://BUCKET/PREFIX
+    /// Shard files, folders, or s3:// places
     #[arg(value_name = "LOCATION", required = true)]
     pub(crate) locations: Vec<String>,
     /// Also read the big files beside the shards and compare their hashes; --deep=false leaves them out
@@ -308,7 +308,7 @@ pub(crate) struct GetArgs {
     /// The file's uid
     #[arg(value_name = "UID")]
     pub(crate) uid: String,
-    /// The file's created_at, RFC 3339
+    /// When the file was created, as its manifest says
     #[arg(long, value_name = "TIME")]
     pub(crate) created_at: String,
     /// URL of the retriever
@@ -359,9 +359,8 @@ pub(crate) struct DemoArgs {
 /// [`DateRule`] on the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum DateRuleArg {
-    /// The date in UTC
+    // No help of their own: with it, clap prints every option of every command over several lines.
     Utc,
-    /// The date as written
     Written,
 }
 

@@ -8,10 +8,12 @@ use des_shared::receipt::{FailedFile, FailureReason};
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
-use crate::output::{Screen, count, visible};
+use crate::output::{Screen, count, number_of, visible};
 
-/// How many failures people and JSON results get to see; the rest is in the file of `--failures`.
+/// How many failures JSON results hold; the rest is in the file of `--failures`.
 const SHOWN: usize = 20;
+/// How many of them people are shown.
+const SHOWN_TO_PEOPLE: usize = 10;
 
 /// One file that is in no shard. Its first four fields are a manifest entry again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +50,7 @@ pub(crate) struct FailureList {
     path: Option<PathBuf>,
     out: BufWriter<File>,
     count: u64,
-    bytes: u64,
+    outside_roots: bool,
 }
 
 impl FailureList {
@@ -63,7 +65,7 @@ impl FailureList {
         };
         let shown = path.clone().unwrap_or_else(std::env::temp_dir);
         let file = file.map_err(|e| CliError::path("write the list of failures to", &shown, &e))?;
-        Ok(Self { path, out: BufWriter::new(file), count: 0, bytes: 0 })
+        Ok(Self { path, out: BufWriter::new(file), count: 0, outside_roots: false })
     }
 
     /// Adds one.
@@ -74,7 +76,7 @@ impl FailureList {
         let outcome = serde_json::to_writer(&mut self.out, failure).map_err(std::io::Error::from);
         outcome.and_then(|()| self.out.write_all(b"\n")).map_err(|e| self.broken(&e))?;
         self.count += 1;
-        self.bytes = self.bytes.saturating_add(failure.size_bytes);
+        self.outside_roots |= failure.reason == FailureReason::OutsideRoots;
         Ok(())
     }
 
@@ -102,21 +104,30 @@ impl FailureList {
     ///
     /// # Errors
     /// When the file cannot be read back.
-    pub(crate) fn show(&mut self, screen: &Screen) -> Result<(), CliError> {
+    pub(crate) fn show(&mut self, screen: Screen) -> Result<(), CliError> {
         if self.count == 0 {
             return Ok(());
         }
         let first = self.first()?;
-        let files = if self.count == 1 { "file" } else { "files" };
-        screen.note(&format!("{} {files} could not be packed:", count(self.count)));
-        for failure in &first {
-            screen.note(&format!("  {}: {} ({})", shortened(&failure.uid), failure.message, failure.source_path));
+        screen.note(&format!("{} could not be packed:", number_of(self.count, "file")));
+        for failure in first.iter().take(SHOWN_TO_PEOPLE) {
+            // Most messages name the source themselves.
+            let source = if failure.message.contains(&failure.source_path) {
+                String::new()
+            } else {
+                format!(" ({})", visible(&failure.source_path))
+            };
+            screen.note(&format!("  {}: {}{source}", shortened(&failure.uid), visible(&failure.message)));
         }
-        let more = self.count - first.len() as u64;
+        let more = self.count.saturating_sub(SHOWN_TO_PEOPLE as u64);
         match &self.path {
             Some(path) => screen.note(&format!("The whole list is in {}; it is a manifest again.", path.display())),
             None if more > 0 => screen.note(&format!("  ... and {} more; --failures FILE saves them all", count(more))),
             None => {}
+        }
+        if self.outside_roots {
+            let place = "DES_SOURCE_ROOTS where the services run, --source-root DIR for des dev";
+            screen.note(&format!("Sources are read only below the source roots: {place}."));
         }
         Ok(())
     }

@@ -101,8 +101,8 @@ impl FolderWalk {
     }
 
     fn enter(&mut self, path: PathBuf, full: &Path) -> Option<Found> {
-        let named = |name: &&str| path.file_name().is_some_and(|own| own == *name);
-        if self.leave.names.iter().any(named) || self.leave.folder.as_deref() == Some(full) {
+        let is_left_out = |name: &&str| path.file_name().is_some_and(|own| own == *name);
+        if self.leave.names.iter().any(is_left_out) || self.leave.folder.as_deref() == Some(full) {
             return None;
         }
         match sorted_names(full) {
@@ -198,8 +198,8 @@ mod tests {
     fn files_come_in_the_order_of_their_names_and_the_rest_is_counted() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        touch(&root.join("b/ü x.txt"), b"123", Duration::from_secs(86_400));
-        touch(&root.join("b/a.txt"), b"", Duration::from_micros(1_500_000));
+        touch(&root.join("b/ü x.txt"), b"123", Duration::from_hours(24));
+        touch(&root.join("b/a.txt"), b"", Duration::from_millis(1500));
         touch(&root.join("a"), b"1", Duration::from_secs(0));
         touch(&root.join("out/shard.des"), b"x", Duration::from_secs(0));
         touch(&root.join("c/target/x"), b"x", Duration::from_secs(0));

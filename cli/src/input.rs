@@ -50,7 +50,7 @@ impl Input {
     pub(crate) fn entries(&self, base: Option<SourceBase>, leave: Leave) -> Result<Entries, CliError> {
         let manifest = |input: Box<dyn Read + Send>, own: SourceBase| {
             let reader = ManifestReader::new(input)?;
-            Ok(Entries::Manifest { reader: Box::new(reader), base: base.clone().unwrap_or(own) })
+            Ok(Entries::Manifest { reader: Box::new(reader), base: base.unwrap_or(own) })
         };
         match self {
             Self::Folder(path) => Ok(Entries::Folder { walk: FolderWalk::open(path, leave)?, number: 0 }),

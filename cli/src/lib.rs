@@ -34,8 +34,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let screen = Screen::new(args.json);
     start_log();
-    let outcome = block_on(command(args.command, &screen));
-    finish(outcome, &screen)
+    let outcome = block_on(command(args.command, screen));
+    finish(outcome, screen)
 }
 
 /// Runs `des-pack` with these arguments, program name first, and returns its exit code.
@@ -46,11 +46,11 @@ pub fn run_des_pack(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let screen = Screen::new(false);
     start_log();
-    let outcome = block_on(pack::drop_in(args, &screen));
-    finish(outcome, &screen)
+    let outcome = block_on(pack::drop_in(args, screen));
+    finish(outcome, screen)
 }
 
-async fn command(command: Command, screen: &Screen) -> Result<Exit, CliError> {
+async fn command(command: Command, screen: Screen) -> Result<Exit, CliError> {
     match command {
         Command::Demo(args) => onebox::demo(args, screen).await,
         Command::Dev(args) => onebox::dev(args, screen).await,
@@ -76,7 +76,7 @@ fn block_on(work: impl Future<Output = Result<Exit, CliError>>) -> Result<Exit, 
     outcome
 }
 
-fn finish(outcome: Result<Exit, CliError>, screen: &Screen) -> ExitCode {
+fn finish(outcome: Result<Exit, CliError>, screen: Screen) -> ExitCode {
     let exit = match outcome {
         Ok(exit) => exit,
         Err(error) => {

@@ -35,7 +35,8 @@ pub struct Config {
 pub struct Limits {
     /// Largest JSON body of a submission, bytes. It is held in memory.
     pub inline_bytes: u64,
-    /// JSON submissions and dry runs held in memory at once; more are told to come again.
+    /// JSON bodies of the largest size held in memory at once, or as many more smaller ones as fit their room. More
+    /// wait for a while and are then told to come again.
     pub inline_requests: usize,
     /// A body from which nothing comes for so long is given up.
     pub body_idle: Duration,
@@ -80,11 +81,11 @@ pub struct Places {
 }
 
 impl Config {
-    /// Reads everything but the places of dependencies. Where a zones file says `n_bits`, put that into
-    /// `defaults.n_bits` before starting.
-    pub fn read(values: &mut Values) -> Option<Self> {
+    /// Reads everything but the places of dependencies. Problems are noted also where there are no `zones`, because
+    /// those have problems of their own.
+    pub fn read(values: &mut Values, zones: Option<&ZoneSettings>) -> Option<Self> {
         let listen = Listen::read(values, &settings::LISTEN_COORDINATOR);
-        let n_bits = values.read(&settings::N_BITS, str::parse);
+        let n_bits = zones.map(|zones| zones.zones.n_bits());
         let defaults = job_defaults(values, n_bits.unwrap_or_default());
         let roots = SourceRoots::read(values);
         let spool_dir = match values.text(&settings::SPOOL_DIR) {
@@ -109,9 +110,41 @@ impl Places {
     /// Reads where zones, state store and queue are, and how to log.
     pub fn read(values: &mut Values) -> Option<Self> {
         let zones = ZoneSettings::read(values);
-        let state = StateSettings::read(values);
+        let state = zones.as_ref().and_then(|zones| StateSettings::read(values, zones));
         let queue = QueueSettings::read(values);
         let log = LogSettings::read(values);
         Some(Self { zones: zones?, state: state?, queue: queue?, log: log? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<(Places, Config), String> {
+        let mut values = Values::from_pairs(&all_settings(), pairs);
+        let places = Places::read(&mut values);
+        let config = Config::read(&mut values, places.as_ref().map(|places| &places.zones));
+        values.finish(places.zip(config)).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let pairs = [("DES_LEVEL", "0"), ("DES_SPOOL_DIR", "/no/such/folder"), ("DES_LISTEN", "0.0.0.0:80")];
+        let text = read(&pairs).expect_err("problems");
+        for name in ["DES_REDIS_URL", "DES_BASE_DIR", "DES_LEVEL", "DES_SPOOL_DIR", "DES_API_KEYS"] {
+            assert!(text.contains(name), "{name} is missing in {text}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_says_has_the_documented_defaults() {
+        let pairs = [("DES_REDIS_URL", "redis://127.0.0.1/"), ("DES_BASE_DIR", "/x"), ("DES_N_BITS", "12")];
+        let (places, config) = read(&pairs).expect("a configuration");
+        assert_eq!(config.listen.address.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.defaults.n_bits.get(), 12);
+        assert_eq!(config.defaults.max_shard_size, 1_000_000_000);
+        assert_eq!(config.limits, Limits::default());
+        assert_eq!(places.state.backend.url(), "file:///x/_des");
     }
 }

@@ -90,7 +90,7 @@ pub(crate) struct Core {
     pub(crate) planning: Planning,
     pub(crate) views: Views,
     pub(crate) own_metrics: CoordinatorMetrics,
-    /// Bodies and dry runs held in memory.
+    /// Room for bodies and dry runs in memory, one permit a KiB.
     pub(crate) inline: Arc<Semaphore>,
     /// Submissions and blocking work that outlive the request that began them.
     pub(crate) tasks: TaskTracker,
@@ -153,7 +153,7 @@ impl Core {
             planning: Planning::default(),
             views: Views::default(),
             own_metrics: CoordinatorMetrics::register(&deps.metrics),
-            inline: Arc::new(Semaphore::new(config.limits.inline_requests.max(1))),
+            inline: Arc::new(Semaphore::new(api::room_of_all(&config.limits) as usize)),
             tasks: TaskTracker::new(),
             config,
             deps,

@@ -35,6 +35,18 @@ pub(crate) struct CoordinatorMetrics {
     retries: IntCounter,
     restored: IntCounter,
     refused_ends: IntCounter,
+    requests: IntCounterVec,
+    requests_in_flight: IntGauge,
+}
+
+/// One request under way; ends when dropped, also when the client goes away.
+#[derive(Debug)]
+pub(crate) struct RequestInFlight(IntGauge);
+
+impl Drop for RequestInFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl CoordinatorMetrics {
@@ -72,6 +84,14 @@ impl CoordinatorMetrics {
                 "des_job_ends_refused_total",
                 "Jobs that could not be ended because packed + failed is not accepted",
             ),
+            requests: metrics.register(
+                IntCounterVec::new(
+                    opts("des_http_requests_total", "Requests by route and status"),
+                    &["route", "status"],
+                )
+                .expect("a literal name"),
+            ),
+            requests_in_flight: gauge("des_http_requests_in_flight", "Requests under way"),
         }
     }
 
@@ -102,22 +122,22 @@ impl CoordinatorMetrics {
         self.ended.with_label_values(&[label]).inc();
     }
 
-    pub(crate) fn jobs_are_open(&self, planning: usize, running: usize) {
-        self.open_jobs.with_label_values(&["planning"]).set(planning as i64);
-        self.open_jobs.with_label_values(&["running"]).set(running as i64);
+    pub(crate) fn jobs_are_open(&self, planning: u64, running: u64) {
+        self.open_jobs.with_label_values(&["planning"]).set(planning.cast_signed());
+        self.open_jobs.with_label_values(&["running"]).set(running.cast_signed());
     }
 
     pub(crate) fn queue_is(&self, stats: &QueueStats) {
-        let states =
+        let counts =
             [("pending", stats.pending), ("delayed", stats.delayed), ("leased", stats.leased), ("dead", stats.dead)];
-        for (state, count) in states {
+        for (state, count) in counts {
             self.tasks.with_label_values(&[state]).set(count.cast_signed());
         }
         self.oldest.set(stats.oldest_pending_age_ms as f64 / 1000.0);
     }
 
-    pub(crate) fn workers_are(&self, workers: usize, slots: u64) {
-        self.workers.set(workers as i64);
+    pub(crate) fn workers_are(&self, workers: u64, slots: u64) {
+        self.workers.set(workers.cast_signed());
         self.worker_slots.set(slots.cast_signed());
     }
 
@@ -125,6 +145,16 @@ impl CoordinatorMetrics {
         self.leases_expired.inc_by(tick.expired.len() as u64 + tick.died.len() as u64);
         self.tasks_died.inc_by(tick.died.len() as u64);
         self.retries.inc_by(tick.revived);
+    }
+
+    pub(crate) fn request_began(&self) -> RequestInFlight {
+        self.requests_in_flight.inc();
+        RequestInFlight(self.requests_in_flight.clone())
+    }
+
+    /// `route` is the pattern of the route, never the path: ids must not become labels.
+    pub(crate) fn request_answered(&self, route: &str, status: u16) {
+        self.requests.with_label_values(&[route, &status.to_string()]).inc();
     }
 
     pub(crate) fn job_restored(&self) {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use des_shared::ids::{JobId, TaskId};
-use des_shared::job::{EndRecord, JobRecord, JobState, PlanRecord};
+use des_shared::job::{EndRecord, JobOptions, JobRecord, JobState, PlanRecord};
 use des_shared::layout;
 use des_shared::manifest::{ManifestError, ManifestReader, SourceBase};
 use des_shared::plan::{PlanConfig, PlanError, PlannedShard};
@@ -198,7 +198,7 @@ impl Core {
         let base = parse_base(record.source_base.as_deref()).map_err(Setback::Manifest)?;
         let (writer, reader) = pipe();
         let (shards, planned) = mpsc::channel(SHARDS_AHEAD);
-        let config = self.plan_config(record.options.n_bits, record.options.max_shard_size);
+        let config = self.plan_config(&record.options);
         let blocking = self.tasks.spawn_blocking(move || read_and_plan(reader, &base, config, &shards));
         let feed = self.feed_manifest(record, writer);
         let write = self.write_segments(record, planned);
@@ -230,15 +230,21 @@ impl Core {
         Ok(plan)
     }
 
-    /// How this coordinator plans.
-    pub(crate) fn plan_config(&self, n_bits: des_shared::routing::NBits, max_shard_size: u64) -> PlanConfig {
+    /// How this coordinator plans a job of these options.
+    pub(crate) fn plan_config(&self, options: &JobOptions) -> PlanConfig {
         PlanConfig {
-            n_bits,
-            max_shard_size,
+            n_bits: options.n_bits,
+            max_shard_size: options.max_shard_size,
             date_rule: DateRule::default(),
             memory_limit_bytes: self.config.limits.plan_memory_bytes,
             spool_dir: self.config.spool_dir.clone(),
         }
+    }
+
+    /// The same while a client waits: several of these run side by side, so each gets less memory.
+    pub(crate) fn quick_plan_config(&self, options: &JobOptions) -> PlanConfig {
+        let config = self.plan_config(options);
+        PlanConfig { memory_limit_bytes: config.memory_limit_bytes / 4, ..config }
     }
 
     /// Reads the stored manifest piece by piece: each piece is a call of its own that the store's retries cover.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use des_shared::ids::JobId;
+use des_shared::ids::{FencingToken, JobId};
 use des_shared::job::{JobRecord, PlanRecord};
 use des_shared::layout;
 use des_shared::queue::JobCounters;
@@ -101,6 +101,8 @@ pub(crate) struct Watch {
     /// Open jobs without a plan, at the last sweep.
     unplanned: usize,
     last_sweep: Option<Instant>,
+    /// Token of the lock in the last round.
+    token: Option<FencingToken>,
 }
 
 struct Watched {
@@ -131,7 +133,7 @@ impl Core {
         }
         self.own_metrics.queue_is(&self.queue().stats().await?);
         let workers = self.queue().workers().await?;
-        self.own_metrics.workers_are(workers.len(), workers.iter().map(|worker| u64::from(worker.slots)).sum());
+        self.own_metrics.workers_are(workers.len() as u64, workers.iter().map(|worker| u64::from(worker.slots)).sum());
         Ok(())
     }
 
@@ -140,10 +142,15 @@ impl Core {
             // What waited for the queue is to be brought in as soon as it is back.
             watch.last_sweep = None;
         })?;
-        if lock.is_none() {
+        let Some(token) = lock else {
             *watch = Watch::default();
             self.own_metrics.jobs_are_open(0, 0);
             return Ok(());
+        };
+        if watch.token.replace(token) != Some(token) {
+            // A lock that is renewed in time keeps its token. A new one means that the queue forgot the lock, and with
+            // it everything else, or that somebody else looked after the jobs meanwhile.
+            watch.last_sweep = None;
         }
         if watch.last_sweep.is_none_or(|last| last.elapsed() >= self.config.limits.reconcile) {
             self.sweep(watch).await?;
@@ -173,7 +180,7 @@ impl Core {
                 }
             }
         }
-        self.own_metrics.jobs_are_open(watch.unplanned, watch.jobs.len());
+        self.own_metrics.jobs_are_open(watch.unplanned as u64, watch.jobs.len() as u64);
         Ok(())
     }
 

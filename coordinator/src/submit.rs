@@ -44,6 +44,14 @@ pub(crate) struct Accepted {
     pub(crate) new: bool,
 }
 
+/// A stored manifest that may become a job.
+struct Draft {
+    record: JobRecord,
+    /// Its reservation stands. From then on whoever submits the same may complete it, so it is no longer ours to
+    /// discard.
+    reserved: bool,
+}
+
 /// What became of the job of a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
@@ -80,28 +88,36 @@ impl Core {
             source_base: submission.base,
             submission_key: String::new(),
         };
-        let accepted = self.settle_submission(draft, submission.idempotency_key.as_deref()).await?;
-        if accepted.record.id != id {
+        let mut draft = Draft { record: draft, reserved: false };
+        let settled = self.settle_submission(&mut draft, submission.idempotency_key.as_deref()).await;
+        let unused = match &settled {
+            Ok(accepted) => accepted.record.id != id,
+            Err(Error::KeyReused(_)) => true,
+            // What was written before the failure is not known, so nothing is taken away.
+            Err(_) => false,
+        };
+        if unused && !draft.reserved {
             self.discard(id).await;
         }
-        Ok(accepted)
+        settled
     }
 
     /// Finds or makes the job of a stored manifest.
-    async fn settle_submission(&self, draft: JobRecord, key: Option<&str>) -> Result<Accepted, Error> {
-        let id = draft.id;
+    async fn settle_submission(&self, draft: &mut Draft, key: Option<&str>) -> Result<Accepted, Error> {
+        let id = draft.record.id;
         let bound_key = key.map(idempotency_key);
         if let Some(bound_key) = &bound_key
             && let Some(bound) = self.state().read::<JobRecord>(bound_key).await?
         {
-            return self.bound(&draft, bound).await;
+            return self.bound(&draft.record, bound).await;
         }
-        let reserved = self.reserve(&draft).await?;
+        let reserved = self.reserve(&draft.record).await?;
+        draft.reserved = reserved.id == id;
         if let Some(bound_key) = &bound_key
             && let Created::Theirs(bound) = self.state().create(bound_key, &reserved).await?
             && bound.id != reserved.id
         {
-            return self.bound(&draft, bound).await;
+            return self.bound(&draft.record, bound).await;
         }
         self.complete(&reserved).await?;
         Ok(Accepted { new: reserved.id == id, record: reserved })
@@ -110,7 +126,6 @@ impl Core {
     /// The job an Idempotency-Key belongs to, if this is the same submission.
     async fn bound(&self, draft: &JobRecord, bound: JobRecord) -> Result<Accepted, Error> {
         if fingerprint(&bound) != fingerprint(draft) {
-            self.discard(draft.id).await;
             return Err(Error::KeyReused(bound.id));
         }
         // The key may have been bound by somebody who died before writing the record.

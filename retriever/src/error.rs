@@ -64,7 +64,7 @@ pub enum Error {
         /// The zone's name.
         zone: String,
         /// What was found.
-        source: ArchiveError,
+        source: Box<ArchiveError>,
     },
     /// The stored bytes are wrong. They are never served.
     #[error("zone {zone:?}: {source}")]
@@ -72,7 +72,7 @@ pub enum Error {
         /// The zone's name.
         zone: String,
         /// What is wrong: shard, uid and offset.
-        source: ArchiveError,
+        source: Box<ArchiveError>,
     },
     /// A file inside a shard is larger than this service reads into memory.
     #[error("file {uid:?} has {bytes} bytes inside its shard; at most {limit} are served (`des cat` reads it)")]
@@ -107,14 +107,14 @@ impl Error {
     pub(crate) fn at_zone(zone: &str, source: ArchiveError) -> Self {
         let zone = zone.to_owned();
         if source.is_stale() {
-            return Self::Moving { zone, source };
+            return Self::Moving { zone, source: Box::new(source) };
         }
         match source {
             ArchiveError::Store(source) => match source.kind {
                 StoreErrorKind::Denied | StoreErrorKind::NoSuchBucket => Self::ZoneUnusable { zone, source },
                 // An answer to another question than the one asked: no bytes of it can be believed.
                 StoreErrorKind::Invalid | StoreErrorKind::InvalidRange => {
-                    Self::Damaged { zone, source: ArchiveError::Store(source) }
+                    Self::Damaged { zone, source: Box::new(ArchiveError::Store(source)) }
                 }
                 StoreErrorKind::Unavailable
                 | StoreErrorKind::Conflict
@@ -123,7 +123,7 @@ impl Error {
                 | StoreErrorKind::AlreadyExists
                 | StoreErrorKind::UploadGone => Self::ZoneDown { zone, source },
             },
-            source => Self::Damaged { zone, source },
+            source => Self::Damaged { zone, source: Box::new(source) },
         }
     }
 

@@ -33,7 +33,7 @@ pub(crate) struct Found {
     /// The entry of the shard with the highest sequence, then key.
     pub(crate) best: Option<Located>,
     /// A shard of the slot that could not be searched because it is damaged: it might have held the uid.
-    pub(crate) damage: Option<ArchiveError>,
+    pub(crate) damage: Option<Box<ArchiveError>>,
 }
 
 /// Finds files. Cheap to clone.

@@ -100,8 +100,8 @@ async fn servers_die_with_a_killed_test_process() {
         .stderr(Stdio::null())
         .spawn()
         .expect("start");
-    let lines = BufReader::new(holder.stdout.take().expect("stdout")).lines().map_while(Result::ok);
-    let pid = lines.filter_map(|line| line.strip_prefix("server ")?.parse::<i32>().ok()).next();
+    let mut lines = BufReader::new(holder.stdout.take().expect("stdout")).lines().map_while(Result::ok);
+    let pid = lines.find_map(|line| line.strip_prefix("server ")?.parse::<i32>().ok());
     let pid = pid.expect("the holder names its server");
     assert!(alive(pid));
     holder.kill().expect("SIGKILL");

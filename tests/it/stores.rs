@@ -28,11 +28,14 @@ async fn s3_keeps_the_contract() {
     let server = seaweed().await;
     let bucket = server.new_bucket().await.expect("a bucket");
     let made = AtomicU64::new(0);
-    contract::run(async || {
-        // Prefixes of one bucket: what the neighbours wrote must not be seen.
-        let prefix = format!("store-{}", made.fetch_add(1, Ordering::Relaxed));
-        Arc::new(open(&S3Config { prefix, ..server.config(&bucket) }).await) as SharedStore
-    })
+    contract::run(
+        async || {
+            // Prefixes of one bucket: what the neighbours wrote must not be seen.
+            let prefix = format!("store-{}", made.fetch_add(1, Ordering::Relaxed));
+            Arc::new(open(&S3Config { prefix, ..server.config(&bucket) }).await) as SharedStore
+        },
+        contract::Completion::LookThenWrite,
+    )
     .await;
     assert!(made.into_inner() > 15, "every check ran");
 }
@@ -148,11 +151,11 @@ async fn the_layers_try_again_where_the_store_does_not() {
     let layered = Backend::S3(config).open(&layers).await.expect("a store");
     proxy.set(Traffic::Refuse);
     assert_eq!(bare.head("k").await.expect_err("refused").kind, StoreErrorKind::Unavailable);
-    let heal = async {
+    let outage = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         proxy.set(Traffic::Pass);
     };
-    let (head, ()) = tokio::join!(layered.head("k"), heal);
+    let (head, ()) = tokio::join!(layered.head("k"), outage);
     assert_eq!(head.expect_err("it was asked in the end").kind, StoreErrorKind::NotFound);
 }
 

@@ -190,9 +190,9 @@ fn shard(options: &PackOptions, files: &BTreeMap<String, Vec<u8>>) -> Result<Vec
     let mut encoder = Encoder::new(options, dictionary.clone())?;
     let mut out = writer.header().to_vec();
     for (uid, raw) in files {
-        let encoded = encoder.encode(uid, raw)?;
-        writer.append(uid, &encoded.info, None)?;
-        out.extend_from_slice(&encoded.bytes);
+        let stored = encoder.encode(uid, raw)?;
+        writer.append(uid, &stored.info, None)?;
+        out.extend_from_slice(&stored.bytes);
     }
     out.extend_from_slice(&writer.finish()?);
     Ok(out)

@@ -7,7 +7,7 @@ use des_shared::created_at::CreatedAt;
 use des_shared::routing::{Slot, candidate_slots};
 use des_shared::shard::{Entry, Location as Place};
 use des_shared::store::ObjectMeta;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use serde_json::json;
 
 use super::is_hopeless;
@@ -36,7 +36,7 @@ impl Hit {
 ///
 /// # Errors
 /// When no shard holds the uid, its bytes are damaged, or the output cannot be written.
-pub(crate) async fn cat(args: CatArgs, screen: &Screen) -> Result<Exit, CliError> {
+pub(crate) async fn cat(args: CatArgs, screen: Screen) -> Result<Exit, CliError> {
     if screen.json() && args.output.is_none() {
         return Err(CliError::usage("--json needs --output FILE: both would go to standard output"));
     }
@@ -68,7 +68,7 @@ fn absent(args: &CatArgs, location: &Location, slots: &[Slot]) -> CliError {
 }
 
 /// The winning shard: of the first slot that has the uid, or of all shards when there are no slots.
-async fn locate(location: &Location, uid: &str, slots: &[Slot], screen: &Screen) -> Result<Option<Hit>, CliError> {
+async fn locate(location: &Location, uid: &str, slots: &[Slot], screen: Screen) -> Result<Option<Hit>, CliError> {
     if slots.is_empty() {
         return search(location, uid, "", screen).await;
     }
@@ -80,14 +80,14 @@ async fn locate(location: &Location, uid: &str, slots: &[Slot], screen: &Screen)
     Ok(None)
 }
 
-async fn search(location: &Location, uid: &str, prefix: &str, screen: &Screen) -> Result<Option<Hit>, CliError> {
+async fn search(location: &Location, uid: &str, prefix: &str, screen: Screen) -> Result<Option<Hit>, CliError> {
     let mut meter = screen.meter("searching");
     let looks = location.shards(prefix).map_ok(|object| async move { look(location, &object, uid).await });
     let mut looks = looks.try_buffer_unordered(SEARCH_WIDTH);
-    let (mut best, mut damaged, mut measure) = (None::<Hit>, Vec::new(), Measure::default());
+    let (mut best, mut damaged, mut measure) =
+        (None::<Hit>, Vec::new(), Measure { note: "shards searched".to_owned(), ..Measure::default() });
     while let Some(found) = looks.try_next().await? {
         measure.files += 1;
-        measure.note = "(shards searched)".to_owned();
         meter.set(&measure);
         match found {
             Ok(Some(hit)) if best.as_ref().is_none_or(|best| best.rank() < hit.rank()) => best = Some(hit),
@@ -122,7 +122,7 @@ async fn look(
     }
 }
 
-async fn write(location: &Location, hit: &Hit, args: &CatArgs, screen: &Screen) -> Result<(), CliError> {
+async fn write(location: &Location, hit: &Hit, args: &CatArgs, screen: Screen) -> Result<(), CliError> {
     let key = &hit.shard.object().key;
     let mut sink = Sink::open(args.output.as_deref())?;
     match hit.entry.location {

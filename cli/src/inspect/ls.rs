@@ -9,13 +9,13 @@ use super::is_hopeless;
 use super::location::Location;
 use crate::args::LsArgs;
 use crate::error::{CliError, Exit};
-use crate::output::{Lines, Screen, bytes, count, visible};
+use crate::output::{Lines, Screen, bytes, number_of, visible};
 
 /// Runs `des ls`.
 ///
 /// # Errors
 /// When the location cannot be read, holds no shards, or standard output fails.
-pub(crate) async fn ls(args: LsArgs, screen: &Screen) -> Result<Exit, CliError> {
+pub(crate) async fn ls(args: LsArgs, screen: Screen) -> Result<Exit, CliError> {
     let location = Location::open(&args.location, &args.s3).await?;
     let mut shards = location.shards("");
     let mut out = Lines::new();
@@ -43,11 +43,11 @@ pub(crate) async fn ls(args: LsArgs, screen: &Screen) -> Result<Exit, CliError> 
 }
 
 /// Lists one shard and returns how much of its index is damaged.
-async fn list(shard: &RemoteShard, screen: &Screen, out: &mut Lines) -> Result<u64, CliError> {
+async fn list(shard: &RemoteShard, screen: Screen, out: &mut Lines) -> Result<u64, CliError> {
     let key = &shard.object().key;
     if !screen.json() {
         let version = shard.version() as u8;
-        out.line(&format!("{key}  (v{version}, {} files, {})", count(shard.len()), bytes(shard.object().size)))?;
+        out.line(&format!("{key}  (v{version}, {}, {})", number_of(shard.len(), "file"), bytes(shard.object().size)))?;
         out.line("        SIZE        STORED  CODEC            OFFSET  UID")?;
     }
     let mut damaged = 0;

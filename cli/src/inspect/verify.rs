@@ -4,14 +4,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use des_shared::archive::{self, ArchiveError, Depth, Report, VerifyEvent};
 use des_shared::shard::ShardError;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use serde_json::json;
 
 use super::is_hopeless;
 use super::location::{Location, bigfiles_beside};
 use crate::args::VerifyArgs;
 use crate::error::{CliError, Exit};
-use crate::output::{Measure, Meter, Screen, bytes, count, duration, visible};
+use crate::output::{Measure, Meter, Screen, bytes, count, duration, number_of, visible};
 
 /// What was found so far, shared by the shards that are verified side by side.
 struct Tally {
@@ -34,7 +34,7 @@ type Shared = Arc<Mutex<Tally>>;
 ///
 /// # Errors
 /// When a location cannot be read or holds no shards. Damage is not an error of the command: it is its result.
-pub(crate) async fn verify(args: VerifyArgs, screen: &Screen) -> Result<Exit, CliError> {
+pub(crate) async fn verify(args: VerifyArgs, screen: Screen) -> Result<Exit, CliError> {
     let mut locations = Vec::new();
     let (mut shards, mut size) = (0_u64, 0_u64);
     for text in &args.locations {
@@ -52,7 +52,7 @@ pub(crate) async fn verify(args: VerifyArgs, screen: &Screen) -> Result<Exit, Cl
         }
         locations.push(location);
     }
-    let tally = Arc::new(Mutex::new(Tally::new(*screen, shards, size)));
+    let tally = Arc::new(Mutex::new(Tally::new(screen, shards, size)));
     for location in &locations {
         run(location, &args, &tally).await?;
     }
@@ -94,7 +94,7 @@ fn lock(tally: &Shared) -> MutexGuard<'_, Tally> {
 impl Tally {
     fn new(screen: Screen, shards: u64, size: u64) -> Self {
         let mut meter = screen.meter("verifying");
-        let measure = Measure { of_bytes: Some(size), note: format!("{} shards", count(shards)), ..Measure::default() };
+        let measure = Measure { of_bytes: Some(size), note: number_of(shards, "shard"), ..Measure::default() };
         meter.set(&measure);
         Self {
             screen,
@@ -186,12 +186,12 @@ fn conclude(tally: &Shared) -> Result<Exit, CliError> {
     } else {
         let verdict = match tally.problems {
             0 => "everything is right".to_owned(),
-            n => format!("{} problems in {} of the shards", count(n), count(tally.damaged_shards)),
+            n => format!("{} in {}", number_of(n, "problem"), number_of(tally.damaged_shards, "shard")),
         };
         screen.line(&format!(
-            "{} shards, {} files ({} big), {} of content in {} verified in {}: {verdict}",
-            count(tally.shards),
-            count(tally.measure.files),
+            "{}, {} ({} big), {} of content in {} verified in {}: {verdict}",
+            number_of(tally.shards, "shard"),
+            number_of(tally.measure.files, "file"),
             count(tally.big_files),
             bytes(tally.raw_bytes),
             bytes(tally.measure.bytes),

@@ -44,6 +44,8 @@ pub(super) const RETRIEVER_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::ne
 
 /// How long a stopping service may take.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How often the coordinator looks whether a job has ended: often, because somebody sits and waits, and the queue is here.
+const TICK: Duration = Duration::from_millis(100);
 /// Memory of the retriever's cache in bytes.
 const CACHE_BYTES: u64 = 128 << 20;
 /// How long the retriever trusts a listing: short, because whoever tries things out reads what was just packed.
@@ -96,7 +98,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When the folder is in use or cannot be written, or an address is taken.
-    pub(super) async fn start(setup: Setup, screen: &Screen) -> Result<Self, CliError> {
+    pub(super) async fn start(setup: Setup, screen: Screen) -> Result<Self, CliError> {
         let shards = setup.data.join("shards");
         let zone: SharedStore = Arc::new(LocalStore::create(&shards)?);
         let lock = lock_folder(&setup.data)?;
@@ -179,14 +181,14 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    async fn coordinator(&self, n_bits: NBits, screen: &Screen) -> Result<des_coordinator::Running, CliError> {
+    async fn coordinator(&self, n_bits: NBits, screen: Screen) -> Result<des_coordinator::Running, CliError> {
         let address = choose_port(self.setup.coordinator, "coordinator", "--coordinator-listen", screen)?;
         let config = des_coordinator::Config {
             listen: listen(address),
             defaults: JobDefaults { n_bits, ..JobDefaults::default() },
             roots: self.setup.roots.clone(),
             spool_dir: std::env::temp_dir(),
-            limits: des_coordinator::Limits::default(),
+            limits: des_coordinator::Limits { tick: TICK, ..des_coordinator::Limits::default() },
         };
         let deps = des_coordinator::Deps {
             queue: self.queue.clone(),
@@ -202,7 +204,7 @@ impl Parts<'_> {
         started.map_err(|e| CliError::failed(format!("the coordinator does not start: {e}")))
     }
 
-    async fn retriever(&self, screen: &Screen) -> Result<des_retriever::Running, CliError> {
+    async fn retriever(&self, screen: Screen) -> Result<des_retriever::Running, CliError> {
         let address = choose_port(self.setup.retriever, "retriever", "--retriever-listen", screen)?;
         let config = des_retriever::Config {
             listen: listen(address),
@@ -257,7 +259,7 @@ async fn uids_of(store: SharedStore, key: String) -> Result<HashSet<Uid>, String
 }
 
 /// The address to use. A usual port that is taken gives way to a free one, and people are told.
-fn choose_port(port: Port, name: &str, flag: &str, screen: &Screen) -> Result<SocketAddr, CliError> {
+fn choose_port(port: Port, name: &str, flag: &str, screen: Screen) -> Result<SocketAddr, CliError> {
     match port {
         Port::Exactly(address) if address.port() == 0 => Ok(address),
         Port::Exactly(address) => match TcpListener::bind(address) {
@@ -345,8 +347,8 @@ mod tests {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = taken.local_addr().unwrap();
         let screen = Screen::new(true);
-        let error = choose_port(Port::Exactly(address), "coordinator", "--x", &screen).unwrap_err();
+        let error = choose_port(Port::Exactly(address), "coordinator", "--x", screen).unwrap_err();
         assert!(error.to_string().contains(&address.to_string()), "{error}");
-        assert_eq!(choose_port(Port::Usual(address), "coordinator", "--x", &screen).unwrap().port(), 0);
+        assert_eq!(choose_port(Port::Usual(address), "coordinator", "--x", screen).unwrap().port(), 0);
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use des_shared::manifest::{ManifestEntry, ManifestReader};
@@ -52,14 +53,14 @@ pub(super) async fn compare(
     client: &Client,
     path: &Path,
     total: (u64, u64),
-    screen: &Screen,
+    screen: Screen,
 ) -> Result<Comparison, CliError> {
     let mut meter = screen.meter("reading");
     let started = Instant::now();
     let mut measure = Measure { of_files: Some(total.0), of_bytes: Some(total.1), ..Measure::default() };
     let mut result = Comparison::default();
     let entries = entries(path.to_owned());
-    let mut verdicts = entries.map(|entry| judge(client, entry)).buffer_unordered(READERS);
+    let mut verdicts = pin!(entries.map(|entry| judge(client, entry)).buffer_unordered(READERS));
     while let Some(verdict) = verdicts.next().await {
         result.asked += 1;
         let wrong = match verdict? {

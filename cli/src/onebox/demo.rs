@@ -18,7 +18,7 @@ use crate::error::{CliError, Exit};
 use crate::failures::FailureList;
 use crate::folder::{FolderWalk, Found, Leave, Skipped};
 use crate::input::Input;
-use crate::output::{Measure, Screen, bytes, count, duration, ratio, visible};
+use crate::output::{Measure, Screen, bytes, count, duration, number_of, per_second, ratio, visible};
 use crate::remote::{Sending, fetch_failures, skipped_text, wait_for};
 
 /// Folders that are left out: history, tools and build results, often far larger than what they were made from.
@@ -40,7 +40,7 @@ struct Corpus {
 ///
 /// # Errors
 /// When the folder cannot be read or a service fails.
-pub(crate) async fn demo(args: DemoArgs, screen: &Screen) -> Result<Exit, CliError> {
+pub(crate) async fn demo(args: DemoArgs, screen: Screen) -> Result<Exit, CliError> {
     let folder = choose_folder(args.folder.as_deref())?;
     // Dropped, and with it removed, at the end of this function, whatever happens in between.
     let scratch = tempfile::Builder::new().prefix("des-demo-").tempdir();
@@ -102,7 +102,7 @@ fn choose_folder(given: Option<&Path>) -> Result<PathBuf, CliError> {
 }
 
 /// Walks the folder and writes its manifest.
-fn survey(folder: &Path, data: &Path, scratch: &Path, screen: &Screen) -> Result<Corpus, CliError> {
+fn survey(folder: &Path, data: &Path, scratch: &Path, screen: Screen) -> Result<Corpus, CliError> {
     let manifest = scratch.join("manifest.ndjson");
     let file = File::create(&manifest).map_err(|e| CliError::path("write", &manifest, &e))?;
     let mut out = BufWriter::new(file);
@@ -157,17 +157,17 @@ struct Story {
 }
 
 /// Submits, waits, reads back.
-async fn through(cluster: &Cluster, mut corpus: Corpus, screen: &Screen) -> Result<Story, CliError> {
+async fn through(cluster: &Cluster, mut corpus: Corpus, screen: Screen) -> Result<Story, CliError> {
     let nobody = KeyArgs { api_key: None };
     let coordinator = Client::new(Service::Coordinator, cluster.coordinator(), &nobody)?;
     let retriever = Client::new(Service::Retriever, cluster.retriever(), &nobody)?;
     let started = Instant::now();
     let quiet = Screen::new(true);
     let list = FailureList::create(None)?;
-    let (body, sending) = Sending::start(Input::Manifest(corpus.manifest.clone()), Leave::default(), list)?;
+    let (body, sending) = Sending::start(&Input::Manifest(corpus.manifest.clone()), Leave::default(), list)?;
     let options = JobRequest { name: Some("demo".to_owned()), ..JobRequest::default() };
     let answer = coordinator.submit_stream(body, &options, None).await;
-    let id = sending.finish(answer, &quiet).await?.submitted.job.id.to_string();
+    let id = sending.finish(answer, quiet).await?.submitted.job.id.to_string();
     let (job, _) = wait_for(&coordinator, &id, screen).await?;
     let packing = started.elapsed();
     if let Some(error) = &job.error {
@@ -195,8 +195,8 @@ impl Story {
         }
     }
 
-    fn reads_per_second(&self) -> f64 {
-        self.comparison.served as f64 / self.comparison.took.as_secs_f64().max(0.001)
+    fn reads_per_second(&self) -> u64 {
+        per_second(self.comparison.served, self.comparison.took)
     }
 
     fn curl(&self, cluster: &Cluster, args: &DemoArgs) -> Result<Option<String>, CliError> {
@@ -207,7 +207,7 @@ impl Story {
         Ok(Some(format!("curl '{}'", client.file_url(uid, created_at)?.as_str().replace('\'', "%27"))))
     }
 
-    fn tell(&mut self, args: &DemoArgs, cluster: &Cluster, screen: &Screen) -> Result<(), CliError> {
+    fn tell(&mut self, args: &DemoArgs, cluster: &Cluster, screen: Screen) -> Result<(), CliError> {
         let curl = self.curl(cluster, args)?;
         let (files, back) = (self.corpus.files, &self.comparison);
         let (source, stored) = (self.corpus.bytes, self.job.bytes.stored);
@@ -226,14 +226,14 @@ impl Story {
                 "failures": self.corpus.failures.first()?, "curl": curl,
             }));
         }
-        let rate = |n: u64, time: Duration| bytes((n as f64 / time.as_secs_f64().max(0.001)) as u64);
+        let rate = |n: u64, time: Duration| bytes(per_second(n, time));
         let mut lines = vec![
             String::new(),
-            format!("{}: {} files, {}", self.corpus.folder.display(), count(files), bytes(source)),
+            format!("{}: {}, {}", self.corpus.folder.display(), number_of(files, "file"), bytes(source)),
             format!(
-                "  packed    {} files into {} shards in {} ({}/s)",
-                count(self.job.files.packed),
-                count(self.job.shards.committed),
+                "  packed    {} into {} in {} ({}/s)",
+                number_of(self.job.files.packed, "file"),
+                number_of(self.job.shards.committed, "shard"),
                 duration(self.packing),
                 rate(source, self.packing),
             ),
@@ -243,7 +243,7 @@ impl Story {
                 count(back.served),
                 count(files),
                 duration(back.took),
-                count(self.reads_per_second() as u64),
+                count(self.reads_per_second()),
                 rate(back.bytes, back.took),
             ),
             format!(

@@ -14,7 +14,7 @@ use crate::output::Screen;
 ///
 /// # Errors
 /// When the folder or a port cannot be used, or a service fails.
-pub(crate) async fn dev(args: DevArgs, screen: &Screen) -> Result<Exit, CliError> {
+pub(crate) async fn dev(args: DevArgs, screen: Screen) -> Result<Exit, CliError> {
     let roots = source_roots(&args.source_roots)?;
     let setup = Setup {
         data: args.data.clone(),

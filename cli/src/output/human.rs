@@ -34,6 +34,16 @@ pub(crate) fn count(n: u64) -> String {
     text
 }
 
+/// `1 file`, `2,000 files`.
+pub(crate) fn number_of(n: u64, what: &str) -> String {
+    format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" })
+}
+
+/// How many a second.
+pub(crate) fn per_second(n: u64, time: Duration) -> u64 {
+    u64::try_from(u128::from(n) * 1_000_000 / time.as_micros().max(1)).unwrap_or(u64::MAX)
+}
+
 /// `0.8 s`, `42 s`, `3 min 05 s`, `2 h 10 min`.
 pub(crate) fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
@@ -76,9 +86,10 @@ mod tests {
         assert_eq!(count(0), "0");
         assert_eq!(count(999), "999");
         assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!((number_of(1, "file").as_str(), number_of(0, "file").as_str()), ("1 file", "0 files"));
         assert_eq!(duration(Duration::from_millis(840)), "0.8 s");
         assert_eq!(duration(Duration::from_secs(185)), "3 min 05 s");
-        assert_eq!(duration(Duration::from_secs(7800)), "2 h 10 min");
+        assert_eq!(duration(Duration::from_mins(130)), "2 h 10 min");
         assert_eq!(ratio(300, 100), "3.00x");
         assert_eq!(ratio(300, 0), "-");
     }

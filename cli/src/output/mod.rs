@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::error::CliError;
 
-pub(crate) use human::{bytes, count, duration, ratio};
+pub(crate) use human::{bytes, count, duration, number_of, per_second, ratio};
 pub(crate) use progress::{Measure, Meter};
 pub(crate) use table::Table;
 
@@ -28,12 +28,12 @@ impl Screen {
     }
 
     /// Whether results are JSON.
-    pub(crate) fn json(&self) -> bool {
+    pub(crate) fn json(self) -> bool {
         self.json
     }
 
     /// A progress bar on a terminal, a line now and then in a pipe, nothing beside JSON.
-    pub(crate) fn meter(&self, label: &str) -> Meter {
+    pub(crate) fn meter(self, label: &str) -> Meter {
         match (self.json, self.bars) {
             (true, _) => Meter::silent(),
             (false, true) => Meter::bar(label),
@@ -42,14 +42,14 @@ impl Screen {
     }
 
     /// A remark for people on standard error; nothing beside JSON.
-    pub(crate) fn note(&self, text: &str) {
+    pub(crate) fn note(self, text: &str) {
         if !self.json {
             to_stderr(text);
         }
     }
 
     /// A warning that scripts get too.
-    pub(crate) fn warn(&self, text: &str) {
+    pub(crate) fn warn(self, text: &str) {
         if self.json {
             to_stderr(&serde_json::json!({ "warning": text }).to_string());
         } else {
@@ -58,7 +58,7 @@ impl Screen {
     }
 
     /// The last words of a command that failed.
-    pub(crate) fn error(&self, error: &CliError) {
+    pub(crate) fn error(self, error: &CliError) {
         if matches!(error, CliError::PipeClosed) {
             return;
         }
@@ -73,12 +73,14 @@ impl Screen {
     }
 
     /// One line of text on standard output.
-    pub(crate) fn line(&self, text: &str) -> Result<(), CliError> {
+    #[expect(clippy::unused_self, reason = "commands show things through their screen only")]
+    pub(crate) fn line(self, text: &str) -> Result<(), CliError> {
         written(writeln!(io::stdout().lock(), "{text}"))
     }
 
     /// One line of JSON on standard output.
-    pub(crate) fn object(&self, value: &impl Serialize) -> Result<(), CliError> {
+    #[expect(clippy::unused_self, reason = "commands show things through their screen only")]
+    pub(crate) fn object(self, value: &impl Serialize) -> Result<(), CliError> {
         let mut line = serde_json::to_vec(value).map_err(|e| CliError::failed(format!("cannot write JSON: {e}")))?;
         line.push(b'\n');
         let mut out = io::stdout().lock();

@@ -10,7 +10,7 @@ use super::human;
 /// How often a pipe gets a line, at most.
 const LINE_EVERY: Duration = Duration::from_secs(3);
 /// Steps of a bar.
-const STEPS: u64 = 1000;
+const STEPS: u32 = 1000;
 
 /// How far something has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,36 +28,35 @@ pub(crate) struct Measure {
 }
 
 impl Measure {
-    /// Part done, 0 to 1; by bytes, or by files where there are no bytes.
-    fn part(&self) -> Option<f64> {
+    /// Thousandths done; by bytes, or by files where there are no bytes.
+    fn permille(&self) -> Option<u32> {
         let of = |done: u64, all: Option<u64>| {
-            all.filter(|all| *all > 0).map(|all| (done as f64 / all as f64).clamp(0.0, 1.0))
+            let all = all.filter(|all| *all > 0)?;
+            u32::try_from(u128::from(done.min(all)) * u128::from(STEPS) / u128::from(all)).ok()
         };
         of(self.bytes, self.of_bytes).or_else(|| of(self.files, self.of_files))
     }
 
     fn text(&self, running: Duration) -> String {
-        let all =
-            |all: Option<u64>, show: fn(u64) -> String| all.map(|n| format!(" of {}", show(n))).unwrap_or_default();
-        let mut text = format!("{}{} files", human::count(self.files), all(self.of_files, human::count));
+        let mut parts = vec![match self.of_files {
+            Some(all) => format!("{}/{}", human::count(self.files), human::number_of(all, "file")),
+            None => human::number_of(self.files, "file"),
+        }];
         if self.bytes > 0 || self.of_bytes.is_some() {
-            text += &format!(", {}{}", human::bytes(self.bytes), all(self.of_bytes, human::bytes));
+            let all = self.of_bytes.map(|all| format!("/{}", human::bytes(all))).unwrap_or_default();
+            parts.push(format!("{}{all}", human::bytes(self.bytes)));
         }
-        let seconds = running.as_secs_f64();
-        if seconds > 1.0 && self.bytes > 0 {
-            text += &format!(", {}/s", human::bytes((self.bytes as f64 / seconds) as u64));
-            match self.part() {
-                Some(part) if part > 0.01 && part < 1.0 => {
-                    let left = Duration::from_secs_f64(seconds * (1.0 - part) / part);
-                    text += &format!(", {} left", human::duration(left));
-                }
-                _ => {}
+        // Rates of the first moments say nothing.
+        if running > Duration::from_secs(1) {
+            if self.bytes > 0 {
+                parts.push(format!("{}/s", human::bytes(human::per_second(self.bytes, running))));
+            }
+            if let Some(part) = self.permille().filter(|part| (10..STEPS).contains(part)) {
+                parts.push(format!("{} left", human::duration(running * (STEPS - part) / part)));
             }
         }
-        if !self.note.is_empty() {
-            text += &format!(", {}", self.note);
-        }
-        text
+        parts.extend(Some(self.note.clone()).filter(|note| !note.is_empty()));
+        parts.join(", ")
     }
 }
 
@@ -84,7 +83,7 @@ impl Meter {
 
     /// A bar on standard error.
     pub(super) fn bar(label: &str) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(STEPS), ProgressDrawTarget::stderr());
+        let bar = ProgressBar::with_draw_target(Some(u64::from(STEPS)), ProgressDrawTarget::stderr());
         bar.set_style(spinner_style());
         bar.set_prefix(label.to_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
@@ -106,11 +105,11 @@ impl Meter {
         match &mut self.look {
             Look::Silent => {}
             Look::Bar(bar) => {
-                if let Some(part) = measure.part() {
+                if let Some(part) = measure.permille() {
                     if bar.position() == 0 {
                         bar.set_style(bar_style());
                     }
-                    bar.set_position(((part * STEPS as f64) as u64).max(1));
+                    bar.set_position(u64::from(part.max(1)));
                 }
                 bar.set_message(measure.text(running));
             }
@@ -156,9 +155,8 @@ fn spinner_style() -> ProgressStyle {
 }
 
 fn bar_style() -> ProgressStyle {
-    ProgressStyle::with_template("{prefix:>9} [{bar:24}] {percent:>3}% {wide_msg}")
-        .map(|style| style.progress_chars("=> "))
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
+    ProgressStyle::with_template("{prefix:>9} [{bar:16}] {percent:>3}% {wide_msg}")
+        .map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("=> "))
 }
 
 /// Standard error may be closed; then there is nobody left to tell.
@@ -175,15 +173,15 @@ mod tests {
         let half =
             Measure { files: 5, of_files: Some(10), bytes: 1 << 20, of_bytes: Some(2 << 20), note: "1 failed".into() };
         let text = half.text(Duration::from_secs(2));
-        assert_eq!(text, "5 of 10 files, 1.0 MiB of 2.0 MiB, 512 KiB/s, 2.0 s left, 1 failed");
+        assert_eq!(text, "5/10 files, 1.0 MiB/2.0 MiB, 512 KiB/s, 2.0 s left, 1 failed");
         let unknown = Measure { files: 3, ..Measure::default() };
         assert_eq!(unknown.text(Duration::ZERO), "3 files");
-        assert_eq!(unknown.part(), None);
+        assert_eq!(unknown.permille(), None);
     }
 
     #[test]
     fn empty_files_count_by_number() {
         let measure = Measure { files: 1, of_files: Some(4), of_bytes: Some(0), ..Measure::default() };
-        assert_eq!(measure.part(), Some(0.25));
+        assert_eq!(measure.permille(), Some(250));
     }
 }

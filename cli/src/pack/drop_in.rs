@@ -51,7 +51,7 @@ pub(crate) struct DropInArgs {
 ///
 /// # Errors
 /// When the manifest is wrong or the output folder cannot be written.
-pub(crate) async fn drop_in(args: DropInArgs, screen: &Screen) -> Result<Exit, CliError> {
+pub(crate) async fn drop_in(args: DropInArgs, screen: Screen) -> Result<Exit, CliError> {
     match pack(args, screen).await {
         Ok(exit) => Ok(exit),
         // The line that scripts around the existing tool look for, where it puts it.
@@ -66,7 +66,7 @@ pub(crate) async fn drop_in(args: DropInArgs, screen: &Screen) -> Result<Exit, C
     }
 }
 
-async fn pack(args: DropInArgs, screen: &Screen) -> Result<Exit, CliError> {
+async fn pack(args: DropInArgs, screen: Screen) -> Result<Exit, CliError> {
     let options = PackOptions {
         format: ShardFormat::V2,
         codec: CodecChoice::None,
@@ -101,7 +101,7 @@ async fn pack(args: DropInArgs, screen: &Screen) -> Result<Exit, CliError> {
     report(&mut outcome.failures, screen)
 }
 
-fn report(failures: &mut FailureList, screen: &Screen) -> Result<Exit, CliError> {
+fn report(failures: &mut FailureList, screen: Screen) -> Result<Exit, CliError> {
     failures.show(screen)?;
     Ok(if failures.count() == 0 { Exit::Done } else { Exit::SomeFilesFailed })
 }

@@ -83,7 +83,7 @@ pub(crate) fn side_by_side(asked: Option<u16>) -> usize {
 ///
 /// # Errors
 /// When the input is wrong or the output folder cannot be written.
-pub(crate) async fn pack(args: PackArgs, screen: &Screen) -> Result<Exit, CliError> {
+pub(crate) async fn pack(args: PackArgs, screen: Screen) -> Result<Exit, CliError> {
     let request = Request {
         input: Input::find(&args.input)?,
         base: None,
@@ -103,7 +103,7 @@ pub(crate) async fn pack(args: PackArgs, screen: &Screen) -> Result<Exit, CliErr
     Ok(if outcome.failures.count() == 0 { Exit::Done } else { Exit::SomeFilesFailed })
 }
 
-fn show(outcome: &mut Outcome, output_dir: &Path, screen: &Screen) -> Result<(), CliError> {
+fn show(outcome: &mut Outcome, output_dir: &Path, screen: Screen) -> Result<(), CliError> {
     let packed = outcome.sum(|s| s.files);
     let failed = outcome.failures.count();
     let (source, stored) = (outcome.sum(|s| s.source_bytes), outcome.sum(|s| s.stored_bytes));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -73,11 +74,7 @@ struct View {
 ///
 /// # Errors
 /// When the input is wrong, or the output folder fails.
-pub(super) async fn run(
-    request: Request,
-    save_failures: Option<PathBuf>,
-    screen: &Screen,
-) -> Result<Outcome, CliError> {
+pub(super) async fn run(request: Request, save_failures: Option<PathBuf>, screen: Screen) -> Result<Outcome, CliError> {
     let started = Instant::now();
     let sequence = sequence()?;
     let failures = FailureList::create(save_failures)?;
@@ -174,7 +171,7 @@ async fn pack_all(run: &Arc<Run>, shards: PlannedShards, side_by_side: usize) ->
             Ok::<_, CliError>((at, planned, number))
         }
     });
-    let mut packing = named
+    let packing = named
         .map(|named| {
             let run = Arc::clone(run);
             async move {
@@ -185,6 +182,7 @@ async fn pack_all(run: &Arc<Run>, shards: PlannedShards, side_by_side: usize) ->
             }
         })
         .buffer_unordered(side_by_side);
+    let mut packing = pin!(packing);
     let (mut written, mut failed) = (Vec::new(), None);
     while let Some(outcome) = packing.next().await {
         match outcome {

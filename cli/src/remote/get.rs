@@ -66,7 +66,7 @@ impl<'a> Sink<'a> {
 ///
 /// # Errors
 /// When the retriever cannot be reached or has no such file, or the output cannot be written.
-pub(crate) async fn get(args: GetArgs, screen: &Screen) -> Result<Exit, CliError> {
+pub(crate) async fn get(args: GetArgs, screen: Screen) -> Result<Exit, CliError> {
     CreatedAt::parse(&args.created_at).map_err(|e| CliError::usage(format!("--created-at: {e}")))?;
     if screen.json() && args.output.is_none() {
         return Err(CliError::usage("--json needs --output FILE: both would go to standard output"));

@@ -8,4 +8,4 @@ mod wait;
 pub(crate) use get::{Sink, get};
 pub(crate) use status::{jobs, status};
 pub(crate) use submit::{Sending, skipped_text, submit};
-pub(crate) use wait::{fetch_failures, lines, wait_for};
+pub(crate) use wait::{fetch_failures, wait_for};

@@ -13,7 +13,7 @@ use crate::args::{JobsArgs, StatusArgs};
 use crate::client::{Client, Service, view};
 use crate::error::{CliError, Exit};
 use crate::failures::FailureList;
-use crate::output::{Screen, Table, bytes, count, duration};
+use crate::output::{Screen, Table, bytes, count, duration, number_of};
 
 /// Jobs asked for at once.
 const PAGE: usize = 100;
@@ -22,7 +22,7 @@ const PAGE: usize = 100;
 ///
 /// # Errors
 /// When the coordinator cannot be reached or the state is none.
-pub(crate) async fn jobs(args: JobsArgs, screen: &Screen) -> Result<Exit, CliError> {
+pub(crate) async fn jobs(args: JobsArgs, screen: Screen) -> Result<Exit, CliError> {
     if let Some(state) = &args.state {
         serde_json::from_value::<JobState>(json!(state)).map_err(|_| {
             CliError::usage(format!("{state:?} is not a state of a job"))
@@ -87,7 +87,7 @@ async fn list(client: &Client, args: &JobsArgs) -> Result<Vec<Value>, CliError> 
 ///
 /// # Errors
 /// When the coordinator cannot be reached or does not know the job.
-pub(crate) async fn status(args: StatusArgs, screen: &Screen) -> Result<Exit, CliError> {
+pub(crate) async fn status(args: StatusArgs, screen: Screen) -> Result<Exit, CliError> {
     let client = Client::new(Service::Coordinator, &args.coordinator.coordinator, &args.coordinator.key)?;
     let Some(id) = &args.job else { return overview(&client, screen).await };
     let (job, raw) = client.job(id).await?;
@@ -109,7 +109,7 @@ pub(crate) async fn status(args: StatusArgs, screen: &Screen) -> Result<Exit, Cl
     Ok(Exit::Done)
 }
 
-async fn overview(client: &Client, screen: &Screen) -> Result<Exit, CliError> {
+async fn overview(client: &Client, screen: Screen) -> Result<Exit, CliError> {
     let mut queue: Value = client.json("v1/queue", &[]).await?;
     let mut workers: Value = client.json("v1/workers", &[]).await?;
     if screen.json() {
@@ -121,12 +121,12 @@ async fn overview(client: &Client, screen: &Screen) -> Result<Exit, CliError> {
     let age = Duration::from_millis(stats.oldest_age_ms);
     let oldest = if stats.depth == 0 { String::new() } else { format!(", the oldest for {}", duration(age)) };
     screen.line(&format!(
-        "queue: {} shards wait{oldest}; {} being packed, {} to be tried again, {} given up; {} jobs",
-        count(stats.depth),
+        "queue: {} waiting{oldest}; {} being packed, {} to be tried again, {} given up; {} open",
+        number_of(stats.depth, "shard"),
         count(stats.in_flight),
         count(stats.delayed),
         count(stats.dead),
-        count(stats.jobs),
+        number_of(stats.jobs, "job"),
     ))?;
     let workers: Vec<WorkerView> = take(&mut workers, "workers")?;
     if workers.is_empty() {

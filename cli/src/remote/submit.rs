@@ -19,7 +19,7 @@ use crate::error::{CliError, Exit};
 use crate::failures::FailureList;
 use crate::folder::{Leave, Skipped};
 use crate::input::{Input, Item};
-use crate::output::{Measure, Screen, bytes, count};
+use crate::output::{Measure, Screen, bytes, number_of};
 
 /// Lines are sent in pieces of this many bytes.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -30,7 +30,7 @@ const PIECES_AHEAD: usize = 8;
 ///
 /// # Errors
 /// When the input is wrong, or the coordinator cannot be reached or refuses.
-pub(crate) async fn submit(args: SubmitArgs, screen: &Screen) -> Result<Exit, CliError> {
+pub(crate) async fn submit(args: SubmitArgs, screen: Screen) -> Result<Exit, CliError> {
     let client = Client::new(Service::Coordinator, &args.coordinator.coordinator, &args.coordinator.key)?;
     let request = args.options.request();
     let key = args.idempotency_key.as_deref();
@@ -38,7 +38,7 @@ pub(crate) async fn submit(args: SubmitArgs, screen: &Screen) -> Result<Exit, Cl
     let submitted = match Input::find(&args.input)? {
         Input::Remote(uri) => client.submit_uri(&uri, &request, key).await?,
         input => {
-            let (body, sending) = Sending::start(input, Leave::default(), failures)?;
+            let (body, sending) = Sending::start(&input, Leave::default(), failures)?;
             let answer = client.submit_stream(body, &request, key).await;
             let sent = sending.finish(answer, screen).await?;
             failures = sent.failures;
@@ -63,7 +63,7 @@ pub(crate) async fn submit(args: SubmitArgs, screen: &Screen) -> Result<Exit, Cl
     super::wait::conclude(&job, &raw, before, failures, screen)
 }
 
-fn accepted(submitted: &Submitted, failures: &mut FailureList, screen: &Screen) -> Result<Exit, CliError> {
+fn accepted(submitted: &Submitted, failures: &mut FailureList, screen: Screen) -> Result<Exit, CliError> {
     if screen.json() {
         screen.object(&submitted.raw)?;
     } else {
@@ -75,7 +75,7 @@ fn accepted(submitted: &Submitted, failures: &mut FailureList, screen: &Screen) 
     Ok(if failures.count() > 0 { Exit::SomeFilesFailed } else { Exit::Done })
 }
 
-fn tell_skipped(screen: &Screen, skipped: Skipped) {
+fn tell_skipped(screen: Screen, skipped: Skipped) {
     if let Some(text) = skipped_text(skipped) {
         screen.note(&text);
     }
@@ -83,7 +83,7 @@ fn tell_skipped(screen: &Screen, skipped: Skipped) {
 
 /// What a folder walk left out, for people.
 pub(crate) fn skipped_text(skipped: Skipped) -> Option<String> {
-    let one = |n: u64, what: &str| (n > 0).then(|| format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" }));
+    let one = |n: u64, what: &str| (n > 0).then(|| number_of(n, what));
     let parts: Vec<String> =
         [one(skipped.links, "symbolic link"), one(skipped.special, "special file")].into_iter().flatten().collect();
     (!parts.is_empty()).then(|| format!("{} left out", parts.join(" and ")))
@@ -125,7 +125,7 @@ impl Sending {
     ///
     /// # Errors
     /// When the input cannot be opened.
-    pub(crate) fn start(input: Input, leave: Leave, failures: FailureList) -> Result<(reqwest::Body, Self), CliError> {
+    pub(crate) fn start(input: &Input, leave: Leave, failures: FailureList) -> Result<(reqwest::Body, Self), CliError> {
         let entries = input.entries(None, leave)?;
         let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(PIECES_AHEAD);
         let reader = tokio::task::spawn_blocking(move || {
@@ -147,19 +147,18 @@ impl Sending {
     ///
     /// # Errors
     /// The manifest's error, else the coordinator's.
-    pub(crate) async fn finish(self, answer: Result<Submitted, CliError>, screen: &Screen) -> Result<Sent, CliError> {
+    pub(crate) async fn finish(self, answer: Result<Submitted, CliError>, screen: Screen) -> Result<Sent, CliError> {
         let read = self.reader.await.map_err(|e| CliError::failed(format!("reading the input failed: {e}")))?;
         match (read, answer) {
             (Ok(read), Ok(submitted)) => {
-                screen.note(&format!("{} files, {} submitted", count(read.files), bytes(read.bytes)));
+                screen.note(&format!("{}, {} submitted", number_of(read.files, "file"), bytes(read.bytes)));
                 Ok(Sent { submitted, failures: read.failures, skipped: read.skipped })
             }
             // The reader stops early when the coordinator hangs up: then its answer is what counts.
-            (Err(CliError::PipeClosed) | Ok(_), Err(error)) => Err(error),
             (Err(CliError::PipeClosed), Ok(_)) => {
                 Err(CliError::failed("the coordinator answered before it had read the whole manifest"))
             }
-            (Err(error), _) => Err(error),
+            (Err(CliError::PipeClosed) | Ok(_), Err(error)) | (Err(error), _) => Err(error),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::submit::job_result;
 use crate::client::{Client, next_chunk};
 use crate::error::{CliError, Exit};
 use crate::failures::FailureList;
-use crate::output::{Measure, Screen, bytes, count, ratio};
+use crate::output::{Measure, Screen, bytes, count, number_of, ratio};
 
 /// How long the coordinator is left alone between two questions: short at first, for small jobs.
 const ASK_FIRST: Duration = Duration::from_millis(100);
@@ -21,7 +21,7 @@ const PATIENCE: u32 = 60;
 ///
 /// # Errors
 /// When the coordinator stays away or does not know the job.
-pub(crate) async fn wait_for(client: &Client, id: &str, screen: &Screen) -> Result<(JobView, Value), CliError> {
+pub(crate) async fn wait_for(client: &Client, id: &str, screen: Screen) -> Result<(JobView, Value), CliError> {
     let mut meter = screen.meter("packing");
     let mut pause = ASK_FIRST;
     let mut silent = 0;
@@ -58,7 +58,7 @@ fn measure(job: &JobView, raw: &Value) -> Measure {
         notes.push("planning".to_owned());
     }
     if let Some(total) = job.shards.total {
-        notes.push(format!("{} of {} shards", count(job.shards.committed), count(total)));
+        notes.push(format!("{}/{}", count(job.shards.committed), number_of(total, "shard")));
     }
     if job.files.failed > 0 {
         notes.push(format!("{} failed", count(job.files.failed)));
@@ -108,7 +108,7 @@ pub(crate) fn conclude(
     raw: &Value,
     local: u64,
     mut failures: FailureList,
-    screen: &Screen,
+    screen: Screen,
 ) -> Result<Exit, CliError> {
     if screen.json() {
         screen.object(&job_result(raw, &mut failures)?)?;
@@ -152,7 +152,7 @@ pub(crate) fn lines(job: &JobView) -> Vec<String> {
             }
         ),
         format!(
-            "  shards  {} planned, {} published{}",
+            "  shards  {} planned, {} done{}",
             or_unknown(job.shards.total, count),
             count(job.shards.committed),
             if job.shards.dead > 0 { format!(", {} given up", count(job.shards.dead)) } else { String::new() }

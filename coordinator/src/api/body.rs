@@ -16,12 +16,16 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::query;
 use crate::Core;
+use crate::config::Limits;
 use crate::error::Error;
 use crate::upload::ByteStream;
 
+/// Longest wait for room in memory.
+const ROOM_WAIT: Duration = Duration::from_secs(10);
+
 /// Where the manifest of a request is.
 pub(super) enum Payload {
-    /// In the request, as a JSON list. The permit bounds how many are held at once.
+    /// In the request, as a JSON list. The permit bounds what is held at once.
     Inline(Bytes, OwnedSemaphorePermit),
     /// Somewhere else.
     Remote(String),
@@ -79,16 +83,36 @@ impl Core {
         if promised.is_some_and(|length| length > limit) {
             return Err(Error::BodyTooLarge { limit });
         }
-        let permit = Arc::clone(&self.inline).try_acquire_owned().map_err(|_| {
-            Error::Busy(format!(
-                "{} JSON manifests are being read already; come again, or stream the manifest as application/x-ndjson",
-                self.config.limits.inline_requests
-            ))
-        })?;
+        let permit = self.memory_for(promised.unwrap_or(limit)).await?;
         let bytes = read_up_to(body, limit).await?;
         let parsed = self.tasks.spawn_blocking(move || parse_json(&bytes, permit)).await;
         parsed.map_err(|e| Error::Machine(format!("reading the body broke off: {e}")))?
     }
+}
+
+impl Core {
+    /// Waits for room for `bytes` in memory among the requests that are held there.
+    pub(super) async fn memory_for(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Error> {
+        let wanted = room(bytes).min(room_of_all(&self.config.limits));
+        let room = Arc::clone(&self.inline).acquire_many_owned(wanted);
+        match tokio::time::timeout(ROOM_WAIT, room).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(Error::Busy(
+                "too many manifests are held in memory; come again, or stream the manifest as application/x-ndjson"
+                    .to_owned(),
+            )),
+        }
+    }
+}
+
+/// Permits for a body of so many bytes: one for each begun KiB.
+fn room(bytes: u64) -> u32 {
+    u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX)
+}
+
+/// All permits there are.
+pub(crate) fn room_of_all(limits: &Limits) -> u32 {
+    room(limits.inline_bytes).saturating_mul(u32::try_from(limits.inline_requests.max(1)).unwrap_or(u32::MAX))
 }
 
 /// Decides by Content-Type and Content-Encoding. Encodings of NDJSON are kept as they are: the reader of manifests

@@ -184,7 +184,7 @@ impl Core {
                 (remote.body, Some(remote.base), None)
             }
             Payload::Inline(manifest, permit) => {
-                let config = self.plan_config(options.n_bits, options.max_shard_size);
+                let config = self.quick_plan_config(&options);
                 let checked = manifest.clone();
                 let check = self.tasks.spawn_blocking(move || check_inline(&checked, config)).await;
                 check.map_err(|e| Error::Machine(format!("checking the manifest broke off: {e}")))??;

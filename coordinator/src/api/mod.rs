@@ -9,8 +9,9 @@ pub(crate) mod queue;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Query;
+use axum::extract::{MatchedPath, Query, Request, State};
 use axum::http::{StatusCode, Uri};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use des_shared::ids::JobId;
@@ -20,6 +21,8 @@ use serde::de::DeserializeOwned;
 
 use crate::Core;
 use crate::error::Error;
+
+pub(crate) use body::room_of_all;
 
 /// Every route of the coordinator but health and metrics.
 pub(crate) fn router(core: Arc<Core>) -> Router {
@@ -32,7 +35,15 @@ pub(crate) fn router(core: Arc<Core>) -> Router {
         .route("/v1/queue", get(queue::queue))
         .route("/v1/workers", get(queue::workers))
         .method_not_allowed_fallback(wrong_method)
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&core), count))
         .with_state(core)
+}
+
+async fn count(State(core): State<Arc<Core>>, route: MatchedPath, request: Request, next: Next) -> Response {
+    let _in_flight = core.own_metrics.request_began();
+    let response = next.run(request).await;
+    core.own_metrics.request_answered(route.as_str(), response.status().as_u16());
+    response
 }
 
 /// Asks the state store, the queue and every zone.

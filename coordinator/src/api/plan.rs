@@ -67,7 +67,7 @@ pub(super) async fn dry_run(State(core): State<Arc<Core>>, request: Request) -> 
                 let _permit = permit;
                 plan.run(manifest.as_ref())
             });
-            task.await.map_err(broke_off)?.map(Json)
+            task.await.map_err(|e| broke_off(&e))?.map(Json)
         }
         Payload::Remote(uri) => {
             let remote = core.open_manifest(&uri).await?;
@@ -78,15 +78,13 @@ pub(super) async fn dry_run(State(core): State<Arc<Core>>, request: Request) -> 
     }
 }
 
-fn broke_off(error: tokio::task::JoinError) -> Error {
+fn broke_off(error: &tokio::task::JoinError) -> Error {
     Error::Machine(format!("planning broke off: {error}"))
 }
 
 impl Core {
     async fn plan_stream(&self, options: JobOptions, base: SourceBase, body: ByteStream) -> Result<DryRun, Error> {
-        let _permit = Arc::clone(&self.inline)
-            .try_acquire_owned()
-            .map_err(|_| Error::Busy("too many dry runs at once; come again".to_owned()))?;
+        let _permit = self.memory_for(self.config.limits.inline_bytes).await?;
         let (writer, reader) = pipe();
         let plan = PlanInputs::new(self, options, base);
         let planned = self.tasks.spawn_blocking(move || plan.run(reader));
@@ -102,7 +100,7 @@ impl Core {
             Ok(())
         }
         .await;
-        let planned = planned.await.map_err(broke_off)?;
+        let planned = planned.await.map_err(|e| broke_off(&e))?;
         fed?;
         planned
     }
@@ -118,7 +116,7 @@ struct PlanInputs {
 
 impl PlanInputs {
     fn new(core: &Core, options: JobOptions, base: SourceBase) -> Self {
-        let config = core.plan_config(options.n_bits, options.max_shard_size);
+        let config = core.quick_plan_config(&options);
         Self { options, base, config, zones: Arc::clone(&core.deps.zones) }
     }
 

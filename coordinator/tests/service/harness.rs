@@ -39,6 +39,7 @@ pub(crate) struct World {
     bucket: SharedStore,
     pub(crate) limits: Limits,
     pub(crate) dice: Arc<Dice>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 /// A running coordinator.
@@ -100,7 +101,18 @@ impl World {
         let (zone, bucket) = (folder("zone"), folder("bucket"));
         let moods = Moody::around(Arc::clone(&state));
         let queue = Plug::around(shared);
-        Self { memory, queue, moods, state: StateStore::new(state), zone, bucket, limits, dice, dir }
+        Self {
+            memory,
+            queue,
+            moods,
+            state: StateStore::new(state),
+            zone,
+            bucket,
+            limits,
+            dice,
+            dir,
+            clock: Arc::new(SystemClock),
+        }
     }
 
     /// The folder that is a source root.
@@ -145,7 +157,7 @@ impl World {
             zones: Arc::new(Zones::single(JobDefaults::default().n_bits, Arc::clone(&self.zone))),
             buckets: BTreeMap::from([("data".to_owned(), Arc::clone(&self.bucket))]),
             inspector,
-            clock: Arc::new(SystemClock),
+            clock: Arc::clone(&self.clock),
             dice: Arc::clone(&self.dice),
             metrics: Metrics::new(),
         }
@@ -280,12 +292,13 @@ pub(crate) fn entry(uid: &str) -> Value {
 
 /// A manifest of lines.
 pub(crate) fn lines(count: usize) -> String {
-    (0..count).map(|number| format!("{}\n", entry(&format!("file-{number}")))).collect()
+    let lines: Vec<String> = (0..count).map(|number| entry(&format!("file-{number}")).to_string()).collect();
+    lines.join("\n") + "\n"
 }
 
 /// Asks until there is an answer; the deadline only ends a test that has failed.
 pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
     loop {
         if let Some(answer) = ask().await {
             return answer;

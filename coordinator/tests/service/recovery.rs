@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use des_coordinator::Coordinator;
-use des_shared::ids::TaskId;
+use des_shared::clock::{Clock, ManualClock, SystemClock};
+use des_shared::ids::{JobId, TaskId};
 use des_shared::job::JobState;
 use des_shared::layout;
 use des_shared::queue::{Queue, TaskFailure, TaskState, TaskTotals};
@@ -59,7 +61,7 @@ async fn a_plan_cut_off_by_death_is_continued_by_another_coordinator() {
 async fn planning_stopped_by_a_shutdown_goes_on_at_once_elsewhere() {
     let mut world = World::new();
     // Long enough that only the handed back lock explains a quick start.
-    world.limits.lock = std::time::Duration::from_secs(600);
+    world.limits.lock = Duration::from_mins(10);
     world.moods.rule(
         |operation, key| {
             if operation == "put" && key.ends_with("/plan.json") { Fate::Hang } else { Fate::Pass }
@@ -240,4 +242,45 @@ async fn two_coordinators_end_a_job_once_and_its_failures_are_read_once() {
     for service in services {
         service.stop().await;
     }
+}
+
+#[tokio::test]
+async fn leftovers_of_a_submission_that_became_no_job_go_after_a_day_and_not_before() {
+    let mut world = World::new();
+    let job = JobId::from_parts(SystemClock.now_ms(), world.dice.bytes());
+    for key in [layout::open_marker(job), layout::manifest(job), layout::newest_marker(job)] {
+        world.state.write_bytes(&key, "x".into()).await.expect("a write");
+    }
+    let clock = Arc::new(ManualClock::new(SystemClock.now_ms() + 23 * 3_600_000));
+    world.clock = clock.clone();
+    let service = world.start().await;
+    // A job that was accepted later is planned, so a round went by.
+    let later = service.submit_lines("", lines(1)).await.id();
+    world.planned(later).await;
+    assert!(world.state.read_bytes(&layout::manifest(job)).await.expect("a read").is_some());
+    clock.advance(Duration::from_hours(2));
+    until("the leftovers to go", async || {
+        let keys = world.keys("").await;
+        (!keys.iter().any(|key| key.contains(&job.to_string()))).then_some(())
+    })
+    .await;
+    world.pack_all(later).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_loss_is_noticed_at_once_even_for_jobs_nobody_has_looked_at_yet() {
+    let mut world = World::new();
+    // No sweep in time would help: the loss itself has to be noticed.
+    world.limits.reconcile = Duration::from_hours(1);
+    world.limits.lock = Duration::from_mins(1);
+    let service = world.start().await;
+    for count in 1..=5 {
+        let job = service.submit_lines("", lines(count)).await.id();
+        until("the tasks to be queued", async || world.memory.job(job).await.expect("counters").map(|_| ())).await;
+        world.memory.lose_everything();
+        world.pack_all(job).await;
+        assert_eq!(world.ended(job).await.files_packed, count as u64);
+    }
+    service.stop().await;
 }

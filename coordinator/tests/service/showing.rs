@@ -136,7 +136,8 @@ async fn the_queue_and_workers_can_be_seen_and_measured() {
             && has("des_queue_tasks{state=\"leased\"} 2")
             && has("des_jobs_open{state=\"running\"} 1")
             && has("des_submissions_total{outcome=\"accepted\"} 1")
-            && has("des_workers 1"))
+            && has("des_workers 1")
+            && has("des_http_requests_total{route=\"/v1/jobs\",status=\"202\"} 1"))
         .then_some(())
     })
     .await;

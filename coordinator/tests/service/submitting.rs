@@ -79,7 +79,7 @@ async fn a_manifest_larger_than_a_part_goes_up_in_parts() {
     let service = world.start().await;
     let body = lines(200_000);
     assert!(body.len() > 2 * (8 << 20), "three parts");
-    let sha256: String = Sha256::digest(body.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = Sha256::digest(body.as_bytes()).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     let answer = service.submit_lines("", body.clone()).await;
     assert_eq!(answer.status, 202, "{}", answer.text);
     let record = world.state.job(answer.id()).await.expect("a read").expect("it is there");

@@ -256,9 +256,9 @@ pub(super) fn pack(options: &PackOptions, sequence: u64, files: &Content, meta: 
     let mut encoder = Encoder::new(options, dictionary.clone()).expect("an encoder");
     let mut out = writer.header().to_vec();
     for (uid, raw) in files {
-        let encoded = encoder.encode(uid, raw).expect("encoded");
-        writer.append(uid, &encoded.info, meta.as_ref()).expect("appended");
-        out.extend_from_slice(&encoded.bytes);
+        let stored = encoder.encode(uid, raw).expect("encoded");
+        writer.append(uid, &stored.info, meta.as_ref()).expect("appended");
+        out.extend_from_slice(&stored.bytes);
     }
     out.extend_from_slice(&writer.finish().expect("finished"));
     out

@@ -119,9 +119,9 @@ impl Checking {
             if self.seen > self.expected.size {
                 return Err(self.expected.wrong(format!("more than the {} bytes of the index", self.expected.size)));
             }
-            let (mut hasher, hashed) = (self.hasher, chunk.clone());
+            let (mut hasher, piece) = (self.hasher, chunk.clone());
             self.hasher = offload(chunk.len() as u64 * HASH_WEIGHT, move || {
-                hasher.update(&hashed);
+                hasher.update(&piece);
                 hasher
             })
             .await;

@@ -10,7 +10,7 @@ use crate::segment::{CodecChoice, ShardFormat};
 use crate::shard::{Codec, Entry, Location, ShardError, ShardWriter, TAIL_READ_BYTES, Version};
 use crate::store::call::Operation;
 use crate::store::faults::{Fault, FaultStore, Rule};
-use crate::store::{ObjectStore, SharedStore, StoreErrorKind, WriteOptions};
+use crate::store::{ObjectStore, SharedStore, StoreErrorKind};
 
 const KEY: &str = "20250310_1F_0000.des";
 
@@ -31,7 +31,7 @@ async fn every_format_and_codec_reads_back() {
     let files = files(600);
     for format in [ShardFormat::V2, ShardFormat::V3] {
         for codec in [CodecChoice::None, CodecChoice::Zstd, CodecChoice::Lz4, CodecChoice::Auto] {
-            bench.put(KEY, pack(&options(format, codec), 7, &files)).await;
+            bench.put(KEY, pack(&options(format, codec), 7, &files));
             let shard = RemoteShard::open(bench.store(), KEY).await.expect("opened");
             read_all(&shard, &files).await;
             let uids: Vec<String> = shard.entries().map_ok(|entry| entry.uid).try_collect().await.expect("entries");
@@ -51,7 +51,7 @@ async fn every_format_and_codec_reads_back() {
 async fn a_small_shard_costs_one_read_and_one_for_the_payload() {
     let bench = Bench::new();
     let files = files(300);
-    bench.put(KEY, pack(&options(ShardFormat::V3, CodecChoice::Zstd), 7, &files)).await;
+    bench.put(KEY, pack(&options(ShardFormat::V3, CodecChoice::Zstd), 7, &files));
     let shard = RemoteShard::open(bench.store(), KEY).await.expect("opened");
     let entry = shard.find(&files[7].0).await.expect("readable").expect("there");
     assert_eq!(bench.calls().len(), 1, "the tail holds directory, dictionary and blocks");
@@ -82,7 +82,7 @@ async fn a_large_shard_costs_three_reads_cold_and_one_warm() {
     let bench = Bench::new();
     let (bytes, files) = long_index(60_000);
     assert!(bytes.len() as u64 > 2 * TAIL_READ_BYTES);
-    bench.put(KEY, bytes).await;
+    bench.put(KEY, bytes);
     let shard = RemoteShard::open(bench.store(), KEY).await.expect("opened");
     let (uid, raw) = &files[1234];
     let Lookup::InBlock(number) = shard.look_up(uid).expect("readable") else { panic!("version 3 has blocks") };
@@ -107,11 +107,11 @@ async fn a_replaced_object_is_noticed() {
     let bench = Bench::new();
     let first = files(20);
     let format = options(ShardFormat::V2, CodecChoice::None);
-    bench.put(KEY, pack(&format, 0, &first)).await;
+    bench.put(KEY, pack(&format, 0, &first));
     let listed = bench.store().list("2025", None, 10).await.expect("listed").objects.remove(0);
     let shard = RemoteShard::open_listed(bench.store(), &listed).await.expect("opened");
     let entry = shard.find(&first[0].0).await.expect("readable").expect("there");
-    bench.put(KEY, pack(&format, 0, &files(21))).await;
+    bench.put(KEY, pack(&format, 0, &files(21)));
     let error = shard.read(&entry).await.expect_err("the bytes there are other files'");
     assert!(matches!(error, ArchiveError::Changed { .. }) && error.is_stale(), "{error}");
     let error = RemoteShard::open_listed(bench.store(), &listed).await.expect_err("not the one listed");
@@ -138,7 +138,7 @@ async fn whole_shards_verify() {
     let bench = Bench::new();
     let files = files(300);
     for format in [ShardFormat::V2, ShardFormat::V3] {
-        bench.put(KEY, pack(&options(format, CodecChoice::Zstd), 7, &files)).await;
+        bench.put(KEY, pack(&options(format, CodecChoice::Zstd), 7, &files));
         for depth in [Depth::Structure, Depth::Full] {
             let (report, problems) = verified(&bench, depth, Some("_bigFiles")).await;
             let report = report.expect("verified");
@@ -161,7 +161,7 @@ async fn flip(bench: &Bench, whole: &[u8], step: usize) {
     for at in (0..whole.len()).step_by(step) {
         let mut damaged = whole.to_vec();
         damaged[at] ^= 1 << (at % 8);
-        bench.put(KEY, damaged).await;
+        bench.put(KEY, damaged);
         let (report, problems) = verified(bench, Depth::Full, None).await;
         match report {
             Ok(report) => {
@@ -172,7 +172,7 @@ async fn flip(bench: &Bench, whole: &[u8], step: usize) {
         }
     }
     for len in (0..whole.len()).step_by(7 * step).chain([whole.len() - 1]) {
-        bench.put(KEY, whole[..len].to_vec()).await;
+        bench.put(KEY, &whole[..len]);
         let (report, _) = verified(bench, Depth::Structure, None).await;
         assert!(report.expect_err("cut short").is_damage(), "{len} bytes");
     }
@@ -183,7 +183,7 @@ async fn every_problem_is_reported_not_only_the_first() {
     let bench = Bench::new();
     let files = files(300);
     let mut bytes = pack(&options(ShardFormat::V3, CodecChoice::Zstd), 7, &files);
-    bench.put(KEY, bytes.clone()).await;
+    bench.put(KEY, bytes.clone());
     let shard = RemoteShard::open(bench.store(), KEY).await.expect("opened");
     let mut hit = Vec::new();
     for uid in [&files[3].0, &files[100].0, &files[250].0] {
@@ -194,7 +194,7 @@ async fn every_problem_is_reported_not_only_the_first() {
         hit.push((uid, place.offset));
     }
     bytes[5] = 1; // the header as well
-    bench.put(KEY, bytes).await;
+    bench.put(KEY, bytes);
     let (report, problems) = verified(&bench, Depth::Full, None).await;
     assert_eq!(report.expect("verified").problems, 4);
     assert!(problems[0].contains("header"), "{problems:?}");
@@ -208,7 +208,7 @@ async fn every_problem_is_reported_not_only_the_first() {
 #[tokio::test]
 async fn a_store_that_fails_ends_a_verification() {
     let bench = Bench::new();
-    bench.put(KEY, pack(&options(ShardFormat::V3, CodecChoice::None), 7, &files(300))).await;
+    bench.put(KEY, pack(&options(ShardFormat::V3, CodecChoice::None), 7, &files(300)));
     let faulty = Arc::new(FaultStore::scripted(bench.store()));
     faulty.add(Rule::once(Operation::Get, Fault::Before(StoreErrorKind::Unavailable)).after(1));
     let store: SharedStore = faulty;
@@ -220,9 +220,9 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-async fn put_big(bench: &Bench, named: &[u8], bytes: &[u8]) {
+fn put_big(bench: &Bench, named: &[u8], bytes: &[u8]) {
     let key = crate::layout::bigfile_key("_bigFiles", &sha256(named));
-    bench.put(&key, bytes.to_vec()).await;
+    bench.put(&key, bytes);
 }
 
 async fn read_big(store: SharedStore, named: &[u8]) -> (usize, Result<Vec<u8>, ArchiveError>) {
@@ -247,7 +247,7 @@ async fn big_files_come_back_whole_or_not_at_all() {
     let bench = Bench::new();
     for len in [0, 1, 100_000, 262_144, 1_000_000] {
         let big = noise(len);
-        put_big(&bench, &big, &big).await;
+        put_big(&bench, &big, &big);
         assert_eq!(read_big(bench.store(), &big).await.1.expect("right"), big);
         if len == 0 {
             continue;
@@ -255,12 +255,12 @@ async fn big_files_come_back_whole_or_not_at_all() {
         for at in [0, len / 2, len - 1] {
             let mut damaged = big.clone();
             damaged[at] ^= 1;
-            put_big(&bench, &big, &damaged).await;
+            put_big(&bench, &big, &damaged);
             let (given, result) = read_big(bench.store(), &big).await;
             let error = result.expect_err("the hash differs");
             assert!(given < len && error.is_damage(), "{given} of {len} were given out: {error}");
         }
-        put_big(&bench, &big, &big[..len - 1]).await;
+        put_big(&bench, &big, &big[..len - 1]);
         assert!(read_big(bench.store(), &big).await.1.expect_err("cut short").to_string().contains("the index says"));
     }
     let error = read_big(bench.store(), b"never written").await.1.expect_err("missing");
@@ -271,7 +271,7 @@ async fn big_files_come_back_whole_or_not_at_all() {
 async fn a_broken_stream_is_an_error() {
     let bench = Bench::new();
     let big = noise(1_000_000);
-    put_big(&bench, &big, &big).await;
+    put_big(&bench, &big, &big);
     let faulty = Arc::new(FaultStore::scripted(bench.store()));
     faulty.add(Rule::once(Operation::GetStream, Fault::Cut(600_000)));
     let (given, result) = read_big(faulty, &big).await;
@@ -286,14 +286,14 @@ async fn verification_reads_big_files() {
     let mut bytes = writer.header().to_vec();
     writer.append_bigfile("movie", sha256(&big), big.len() as u64, None).expect("appended");
     bytes.extend_from_slice(&writer.finish().expect("finished"));
-    bench.put(KEY, bytes).await;
-    put_big(&bench, &big, &big).await;
+    bench.put(KEY, bytes);
+    put_big(&bench, &big, &big);
     let (report, _) = verified(&bench, Depth::Full, Some("_bigFiles")).await;
     let report = report.expect("verified");
     assert_eq!((report.big_files, report.problems, report.raw_bytes), (1, 0, 300_000));
     let mut damaged = big.clone();
     damaged[1000] ^= 4;
-    put_big(&bench, &big, &damaged).await;
+    put_big(&bench, &big, &damaged);
     let (report, problems) = verified(&bench, Depth::Full, Some("_bigFiles")).await;
     assert_eq!(report.expect("verified").problems, 1);
     assert!(problems[0].contains("SHA-256"), "{problems:?}");
@@ -309,7 +309,7 @@ async fn what_is_not_there_or_not_a_shard_is_an_error() {
     let error = RemoteShard::open(bench.store(), KEY).await.expect_err("nothing there");
     assert!(matches!(&error, ArchiveError::Store(e) if e.kind == StoreErrorKind::NotFound), "{error}");
     for bytes in [&b""[..], b"DES2", &[0; 4000]] {
-        bench.put(KEY, bytes.to_vec()).await;
+        bench.put(KEY, bytes);
         assert!(RemoteShard::open(bench.store(), KEY).await.expect_err("no shard").is_damage());
     }
 }
@@ -318,12 +318,11 @@ async fn what_is_not_there_or_not_a_shard_is_an_error() {
 async fn an_empty_shard_is_legal() {
     let bench = Bench::new();
     for format in [ShardFormat::V2, ShardFormat::V3] {
-        bench.put(KEY, pack(&options(format, CodecChoice::Zstd), 7, &Files::new())).await;
+        bench.put(KEY, pack(&options(format, CodecChoice::Zstd), 7, &Files::new()));
         let (report, problems) = verified(&bench, Depth::Full, None).await;
         assert_eq!((report.expect("verified").entries, problems.len()), (0, 0));
         let shard = RemoteShard::open(bench.store(), KEY).await.expect("opened");
         assert!(shard.is_empty() && shard.find("a").await.expect("readable").is_none());
         assert_eq!(shard.version() == Version::V3, format == ShardFormat::V3);
     }
-    bench.recording.put("x", Bytes::new(), &WriteOptions::overwrite()).await.expect("written");
 }

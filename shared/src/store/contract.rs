@@ -15,11 +15,22 @@ mod writes;
 /// How many writers race for one key.
 const RACERS: u32 = 32;
 
+/// How a store decides between completions of one key that happen at the same moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// Exactly one `CreateOnly` completion wins.
+    OneWinner,
+    /// The server looks whether the key is taken, then writes, with time in between: several can win, and the last of
+    /// them stays. `SeaweedFS` 4.48 does so (in 6 of 12 runs of 32 racers two or more won, once all 32), although it
+    /// refuses every completion that comes later. Where it matters, the caller's lease has to keep others away.
+    LookThenWrite,
+}
+
 /// Runs every check, each on a new, empty store from `make`.
 ///
 /// # Panics
 /// When the store breaks a promise.
-pub async fn run(make: impl AsyncFn() -> SharedStore) {
+pub async fn run(make: impl AsyncFn() -> SharedStore, completion: Completion) {
     reads::ranges(make().await).await;
     reads::empty_objects(make().await).await;
     reads::streams(make().await).await;
@@ -38,7 +49,7 @@ pub async fn run(make: impl AsyncFn() -> SharedStore) {
     uploads::replaced_parts(make().await).await;
     uploads::wrong_parts(make().await).await;
     uploads::complete_only_once(make().await).await;
-    uploads::complete_race(make().await).await;
+    uploads::complete_race(make().await, completion).await;
     uploads::abort(make().await).await;
     uploads::pending(make().await).await;
     probe(make().await).await;

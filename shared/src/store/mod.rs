@@ -219,7 +219,9 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     async fn list_parts(&self, key: &str, upload_id: &str) -> Result<Vec<PartTag>, StoreError>;
 
     /// Makes the object out of its parts, in the order of their numbers; readers see all of it or nothing. The upload
-    /// is gone after a success, and still there after [`StoreErrorKind::AlreadyExists`].
+    /// is gone after a success, and still there after [`StoreErrorKind::AlreadyExists`]. With `CreateOnly` a key that is
+    /// taken is never replaced, except by completions of the same moment on servers that look first and then write: see
+    /// [`contract::Completion`].
     async fn complete_upload(
         &self,
         key: &str,

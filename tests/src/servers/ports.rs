@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use rand::RngExt;
 
-/// SeaweedFS takes each port and the one this much higher.
+/// `SeaweedFS` takes each port and the one this much higher.
 const TWIN: u16 = 10_000;
 /// Both a port and its twin stay below 32,768, where Linux begins to hand out ports by itself.
 const RANGE: std::ops::Range<u16> = 12_000..22_000;

@@ -1,6 +1,6 @@
 //! A real redis-server.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -154,7 +154,7 @@ impl Redis {
     }
 }
 
-fn launch(program: &PathBuf, folder: &TempDir, port: u16, options: &RedisOptions) -> Result<Supervised, ServerError> {
+fn launch(program: &Path, folder: &TempDir, port: u16, options: &RedisOptions) -> Result<Supervised, ServerError> {
     let append = if options.keep_data { "yes" } else { "no" };
     let port = port.to_string();
     let mut args = vec!["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", append];

@@ -1,4 +1,4 @@
-//! A real S3 server: SeaweedFS's `weed`, one for each test process, a bucket for each test.
+//! A real S3 server: `weed`, which is `SeaweedFS`, one for each test process, a bucket for each test.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const READY_WITHIN: Duration = Duration::from_mins(1);
 const PORT_TRIES: usize = 4;
 const ACCESS_KEY: &str = "des-test-key";
 const SECRET_KEY: &str = "des-test-secret";
-/// May make buckets. Kept apart: SeaweedFS makes a missing bucket by itself when an administrator writes to it, which
+/// May make buckets. Kept apart: `SeaweedFS` makes a missing bucket by itself when an administrator writes to it, which
 /// would hide a wrong bucket name.
 const ADMIN_ACCESS_KEY: &str = "des-admin-key";
 const ADMIN_SECRET_KEY: &str = "des-admin-secret";
@@ -135,7 +135,7 @@ impl SeaweedFs {
         created.map(drop).map_err(|e| format!("bucket {name}: {}", aws_sdk_s3::error::DisplayErrorContext(e)))
     }
 
-    /// Ready is: a bucket can be made, and an object written to it. The parts of SeaweedFS find each other late.
+    /// Ready is: a bucket can be made, and an object written to it. The parts of `SeaweedFS` find each other late.
     async fn wait_ready(&mut self) -> Result<(), ServerError> {
         let deadline = Instant::now() + READY_WITHIN;
         loop {

@@ -85,7 +85,7 @@ pub(super) async fn create_only(store: SharedStore) {
 }
 
 pub(super) async fn create_only_race(store: SharedStore) {
-    // One round: 32 writers of one key take `SeaweedFS` 8 seconds, which it spends waiting for its own lock.
+    // One round: 32 writers of one key take `SeaweedFS` 1 to 8 seconds, which it spends waiting for its own lock.
     let racers = (0..RACERS).map(|racer| {
         let store = store.clone();
         tokio::spawn(async move {

@@ -33,13 +33,16 @@ fn retrying(store: Arc<FaultStore>) -> RetryingStore {
 async fn without_faults_it_is_the_store_itself() {
     let root = tempfile::tempdir().expect("a folder");
     let made = AtomicU64::new(0);
-    crate::store::contract::run(async || {
-        let dir = root.path().join(made.fetch_add(1, Ordering::Relaxed).to_string());
-        let inner = Arc::new(LocalStore::create(dir).expect("a store"));
-        let metrics = StoreMetrics::register(&Registry::new()).expect("a new registry");
-        let metered = Arc::new(MeteredStore::new(Arc::new(FaultStore::scripted(inner)), metrics));
-        Arc::new(RetryingStore::new(metered, FAST, Arc::new(Dice::seeded(1)))) as SharedStore
-    })
+    crate::store::contract::run(
+        async || {
+            let dir = root.path().join(made.fetch_add(1, Ordering::Relaxed).to_string());
+            let inner = Arc::new(LocalStore::create(dir).expect("a store"));
+            let metrics = StoreMetrics::register(&Registry::new()).expect("a new registry");
+            let metered = Arc::new(MeteredStore::new(Arc::new(FaultStore::scripted(inner)), metrics));
+            Arc::new(RetryingStore::new(metered, FAST, Arc::new(Dice::seeded(1)))) as SharedStore
+        },
+        crate::store::contract::Completion::OneWinner,
+    )
     .await;
 }
 

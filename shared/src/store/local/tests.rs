@@ -26,10 +26,13 @@ async fn kind_of_put(store: &LocalStore, key: &str) -> Result<(), StoreErrorKind
 async fn keeps_the_contract() {
     let root = tempfile::tempdir().expect("a folder");
     let made = AtomicU64::new(0);
-    contract::run(async || {
-        let dir = root.path().join(made.fetch_add(1, Ordering::Relaxed).to_string());
-        Arc::new(LocalStore::create(dir).expect("a store")) as SharedStore
-    })
+    contract::run(
+        async || {
+            let dir = root.path().join(made.fetch_add(1, Ordering::Relaxed).to_string());
+            Arc::new(LocalStore::create(dir).expect("a store")) as SharedStore
+        },
+        contract::Completion::OneWinner,
+    )
     .await;
     assert!(made.into_inner() > 15, "every check ran");
 }

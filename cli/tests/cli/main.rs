@@ -1,0 +1,6 @@
+//! The real `des` and `des-pack`, run as people and scripts run them.
+
+mod drop_in;
+mod pack;
+mod services;
+mod support;
