@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use des_shared::layout;
-use des_shared::queue::{Queue, SharedQueue};
+use des_shared::queue::SharedQueue;
 use des_shared::receipt::FailureReason;
 use des_shared::segment::{CodecChoice, PackOptions, Segment, ShardFormat};
 use des_shared::store::{ByteRange, ObjectStore};
@@ -33,7 +33,7 @@ async fn uninterrupted(world: &World, segment: &Segment) -> (bytes::Bytes, u64) 
     let job = other.pack_job(segment);
     let packed = pack_segment(&job, Vec::new(), world.sources(), &NoHooks).await.unwrap();
     assert_eq!((packed.totals.files_packed, packed.totals.files_failed), (61, 3));
-    // Two parts are the big file's.
+    // Three parts are the big file's.
     (other.shard_bytes(segment).await, other.calls("put_part") - 3)
 }
 
@@ -69,8 +69,8 @@ async fn killed_after_every_checkpoint_the_next_worker_goes_on_with_the_same_byt
             let next = world.worker(None, world.sources()).await;
             check_end(&world, &segment, &expected).await;
             assert!((next.metric("des_worker_takeovers_total") - 1.0).abs() < 0.1);
-            // What the killed one had in flight may have been uploaded twice: one part. Two more are the big file's,
-            // which the checkpoint spares, and one is the tail.
+            // What the killed one had in flight may have been uploaded twice: one part. The big file's three parts lie
+            // before the checkpoint and are not.
             let uploaded = world.calls("put_part") - 3;
             assert!(uploaded <= parts + 1, "{uploaded} uploads of {parts} parts, killed after {stop_at}");
             assert_eq!(world.calls("create_upload"), 2, "the upload was continued");

@@ -22,7 +22,7 @@ use des_shared::store::faults::FaultStore;
 use des_shared::store::local::LocalStore;
 use des_shared::store::metered::{MeteredStore, StoreMetrics};
 use des_shared::store::zones::Zones;
-use des_shared::store::{ByteRange, SharedStore};
+use des_shared::store::{ByteRange, ObjectStore, SharedStore};
 use des_worker::config::WorkerOptions;
 use des_worker::metrics::WorkerMetrics;
 use des_worker::pack::{PackJob, PackLimits};
