@@ -15,6 +15,7 @@ mod onebox;
 mod output;
 mod pack;
 mod remote;
+mod values;
 
 use std::ffi::OsString;
 use std::future::Future;

@@ -10,11 +10,12 @@ use des_shared::routing::{DateRule, NBits};
 use des_shared::segment::{CodecChoice, PackOptions, ShardFormat};
 
 use super::{Names, Request, run, side_by_side};
-use crate::args::{S3Args, parse_n_bits};
+use crate::args::S3Args;
 use crate::error::{CliError, Exit};
 use crate::failures::FailureList;
 use crate::input::{Input, current_folder};
 use crate::output::Screen;
+use crate::values::{parse_bigfiles_prefix, parse_n_bits};
 
 /// Pack files into DES shard files locally, as existing readers expect them.
 #[derive(Debug, Parser)]
@@ -41,7 +42,7 @@ pub(crate) struct DropInArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 10_485_760, env = "DES_BIG_FILE_THRESHOLD_BYTES", value_parser = clap::value_parser!(u64).range(1..=des_shared::job::MAX_INLINE_BYTES))]
     big_file_threshold_bytes: u64,
     /// Folder of those objects
-    #[arg(long, value_name = "NAME", default_value = "_bigFiles", env = "DES_BIGFILES_PREFIX", value_parser = crate::args::parse_bigfiles_prefix)]
+    #[arg(long, value_name = "NAME", default_value = "_bigFiles", env = "DES_BIGFILES_PREFIX", value_parser = parse_bigfiles_prefix)]
     bigfiles_prefix: String,
     #[command(flatten)]
     s3: S3Args,
