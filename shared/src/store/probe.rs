@@ -9,7 +9,10 @@ use super::{Capabilities, ObjectStore, StoreError, StoreErrorKind, WriteMode, Wr
 
 /// Tries conditional writes and metadata under `prefix` and removes what it wrote, also after a failure.
 pub(super) async fn probe(store: &dyn ObjectStore, prefix: &str) -> Result<Capabilities, StoreError> {
-    // Only the name of a scratch key is random, so nothing that a test may want to replay depends on it.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "only the name of a scratch key: nothing a test replays depends on it"
+    )]
     let key = format!("{prefix}probe-{}", Uuid::new_v4().simple());
     let tried = attempt(store, &key).await;
     let removed = store.delete(&key).await;

@@ -94,6 +94,7 @@ async fn names_a_folder_cannot_keep_are_refused() {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "file times are the machine's")]
 async fn crashed_writers_leave_only_what_can_be_told_apart() {
     let (dir, store) = store();
     fs::create_dir_all(dir.path().join("a/b")).expect("mkdir");
