@@ -27,8 +27,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads [`all_settings`] except those of the zones and the log, which whoever opens them reads.
-    pub fn read(values: &mut Values, zones: &ZoneSettings) -> Option<Self> {
+    /// Reads [`all_settings`] except those of the zones and the log, which whoever opens them reads. Without zones the
+    /// answer is `None`, but every other problem is noted all the same.
+    pub fn read(values: &mut Values, zones: Option<&ZoneSettings>) -> Option<Self> {
         let listen = Listen::read(values, &settings::LISTEN_RETRIEVER);
         let cache_bytes = values.number(&settings::CACHE_BYTES, 0..=1 << 50);
         let ttl = values.number(&settings::LISTING_TTL_SECONDS, 0..=86_400);
@@ -39,7 +40,7 @@ impl Config {
         });
         Some(Self {
             listen: listen?,
-            backend: zones.backend,
+            backend: zones?.backend,
             cache_bytes: cache_bytes?,
             listing_ttl: Duration::from_secs(ttl?),
             bigfiles_prefix: bigfiles_prefix?,
@@ -55,7 +56,8 @@ mod tests {
     fn every_wrong_value_is_named_at_once() {
         let read = |pairs: &[(&str, &str)]| {
             let mut values = Values::from_pairs(&all_settings(), pairs);
-            let config = ZoneSettings::read(&mut values).and_then(|zones| Config::read(&mut values, &zones));
+            let zones = ZoneSettings::read(&mut values);
+            let config = Config::read(&mut values, zones.as_ref());
             values.finish(config).map_err(|e| e.to_string())
         };
         let config = read(&[("DES_BASE_DIR", "/x")]).expect("defaults");
@@ -63,13 +65,13 @@ mod tests {
         assert_eq!((config.listing_ttl.as_secs(), config.bigfiles_prefix.as_str()), (5, "_bigFiles"));
         assert_eq!(config.listen.address.port(), 8000);
         let text = read(&[
-            ("DES_BASE_DIR", "/x"),
+            ("DES_N_BITS", "3"),
             ("DES_CACHE_BYTES", "much"),
             ("DES_LISTING_TTL_SECONDS", "-1"),
             ("DES_BIGFILES_PREFIX", "../x"),
         ])
         .expect_err("wrong");
-        for name in ["DES_CACHE_BYTES", "DES_LISTING_TTL_SECONDS", "DES_BIGFILES_PREFIX"] {
+        for name in ["DES_N_BITS", "DES_CACHE_BYTES", "DES_LISTING_TTL_SECONDS", "DES_BIGFILES_PREFIX"] {
             assert!(text.contains(name), "{text}");
         }
     }

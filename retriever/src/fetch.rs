@@ -25,7 +25,7 @@ const UNIT: u64 = 1024;
 const SMALL_BYTES: u64 = 256 * 1024;
 /// Budgets in bytes. Together with the tails and blocks being read they stay below 100 MiB beside the cache.
 const SMALL_BUDGET: u64 = 8 << 20;
-const LARGE_BUDGET: u64 = 56 << 20;
+const LARGE_BUDGET: u64 = 32 << 20;
 /// What a stream of a big file holds at a time: two pieces, and what the connection has buffered.
 const STREAM_BYTES: u64 = 1 << 20;
 /// How long a request waits for its share.
