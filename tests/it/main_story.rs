@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use des_tests::cluster::{Cluster, ClusterOptions};
 use des_tests::corpus::Corpus;
-use des_tests::story::{pack_kill_and_read_back, submit};
+use des_tests::story::{cat_back, pack_kill_and_read_back, submit, verify_zones};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_file_comes_back_right_though_a_worker_was_killed() {
@@ -22,6 +22,10 @@ async fn every_file_comes_back_right_though_a_worker_was_killed() {
     let summary = pack_kill_and_read_back(&mut cluster, &corpus).await.unwrap();
     assert!(summary.is_good(), "{summary}");
     assert_eq!(summary.right, corpus.files.len());
+
+    let (right, wrong) = cat_back(&cluster, &corpus.files[..40]).await.unwrap();
+    assert_eq!((right, wrong), (40, Vec::new()));
+    verify_zones(&cluster).await.unwrap();
 
     // The same manifest again writes the same shards: nothing new, nothing replaced, and again everything is packed.
     let again = submit(&cluster, &corpus).await.unwrap();

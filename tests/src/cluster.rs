@@ -168,13 +168,19 @@ impl Cluster {
     }
 }
 
+/// Bits of the shard index of every cluster.
+pub const N_BITS: &str = "4";
+/// Names of the two zones, also the prefixes in their buckets.
+pub const ZONE_NAMES: [&str; 2] = ["zone-a", "zone-b"];
+
 fn zones_file(buckets: &[String; 2], endpoint: &str) -> String {
     let zone = |name: &str, bucket: &str, start: u32, end: u32| {
         format!(
             "  - name: {name}\n    range: {{ start: {start}, end: {end} }}\n    s3: {{ bucket: {bucket}, region_name: us-east-1, endpoint_url: \"{endpoint}\", prefix: {name}/ }}\n"
         )
     };
-    format!("n_bits: 4\nzones:\n{}{}", zone("zone-a", &buckets[0], 0, 7), zone("zone-b", &buckets[1], 8, 15))
+    let [a, b] = ZONE_NAMES;
+    format!("n_bits: {N_BITS}\nzones:\n{}{}", zone(a, &buckets[0], 0, 7), zone(b, &buckets[1], 8, 15))
 }
 
 impl Service {

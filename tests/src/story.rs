@@ -7,16 +7,20 @@ use std::time::Duration;
 
 use des_shared::ids::JobId;
 use des_shared::job::{JobState, JobView};
+use des_shared::routing::{NBits, shard_index};
 use futures::{StreamExt, stream};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
+use tokio::process::Command;
 use tokio::time::Instant;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, N_BITS, ZONE_NAMES, program};
 use crate::corpus::{Corpus, CorpusFile};
 
 /// Requests in flight while reading back.
 const READERS: usize = 16;
+/// Processes of `des cat` side by side.
+const CATS: usize = 4;
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -177,6 +181,62 @@ pub async fn read_back(retriever: &str, files: &[CorpusFile]) -> (usize, Vec<Str
         .await;
     let right = answers.iter().filter(|answer| answer.is_ok()).count();
     (right, answers.into_iter().filter_map(Result::err).collect())
+}
+
+/// Reads files with `des cat`, one process each, straight from the zones' buckets, and compares their hashes.
+///
+/// # Errors
+/// When `des` is not built.
+pub async fn cat_back(cluster: &Cluster, files: &[CorpusFile]) -> Result<(usize, Vec<String>), StoryError> {
+    let des = program("des").map_err(|e| failed("des cat", e))?;
+    let answers: Vec<Result<(), String>> = stream::iter(files.to_vec())
+        .map(|file| {
+            let command = zone_url(cluster, &file).map(|zone| {
+                let mut command = Command::new(&des);
+                command.args(["cat", &zone, "--n-bits", N_BITS, "--created-at", &file.created_at, "--", &file.uid]);
+                command.envs(cluster.s3_env());
+                command
+            });
+            async move {
+                let output = command?.output().await.map_err(|e| e.to_string())?;
+                let found: [u8; 32] = Sha256::digest(&output.stdout).into();
+                if output.status.success() && found == file.sha256 {
+                    return Ok(());
+                }
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                Err(format!("{}: {} bytes of {}: {said}", file.uid, output.stdout.len(), file.size))
+            }
+        })
+        .buffer_unordered(CATS)
+        .collect()
+        .await;
+    let right = answers.iter().filter(|answer| answer.is_ok()).count();
+    Ok((right, answers.into_iter().filter_map(Result::err).collect()))
+}
+
+/// Runs `des verify` on both zones: structure, every checksum, every payload.
+///
+/// # Errors
+/// When it does not answer with 0, with what it said.
+pub async fn verify_zones(cluster: &Cluster) -> Result<(), StoryError> {
+    let des = program("des").map_err(|e| failed("des verify", e))?;
+    for (bucket, name) in cluster.buckets.iter().zip(ZONE_NAMES) {
+        let zone = format!("s3://{bucket}/{name}");
+        let output = Command::new(&des).args(["verify", &zone]).envs(cluster.s3_env()).output().await;
+        let output = output.map_err(|e| failed("des verify", e))?;
+        if !output.status.success() {
+            let said = [output.stdout, output.stderr].concat();
+            return Err(failed("des verify", format!("{zone}: {}", String::from_utf8_lossy(&said))));
+        }
+    }
+    Ok(())
+}
+
+/// The place of the zone that keeps a file.
+fn zone_url(cluster: &Cluster, file: &CorpusFile) -> Result<String, String> {
+    let bits = N_BITS.parse::<NBits>()?;
+    let zone = usize::from(shard_index(&file.uid, bits) >= bits.slots() / 2);
+    Ok(format!("s3://{}/{}", cluster.buckets[zone], ZONE_NAMES[zone]))
 }
 
 /// The address of a file.

@@ -1,14 +1,15 @@
 //! A real cluster on this machine, one command: redis-server, SeaweedFS with two zones, coordinator, three workers,
 //! retriever. Packs real files, kills a worker in the middle, reads everything back and prints what happened.
 //!
-//! `cluster [--files N] [--workers N] [--seed N] [--shard-bytes N] [--keep]`
+//! `cluster [--files N] [--workers N] [--seed N] [--shard-bytes N] [--cat N] [--keep]`, where
+//! `--cat` says how many files are read once more with `des cat`, each by a process of its own
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use des_tests::cluster::{Cluster, ClusterOptions};
 use des_tests::corpus::Corpus;
-use des_tests::story::pack_kill_and_read_back;
+use des_tests::story::{cat_back, pack_kill_and_read_back, verify_zones};
 
 /// What the command line says.
 struct Options {
@@ -16,11 +17,12 @@ struct Options {
     workers: usize,
     seed: u64,
     shard_bytes: u64,
+    cat: usize,
     keep: bool,
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { files: 5_000, workers: 3, seed: 1, shard_bytes: 4 << 20, keep: false };
+    let mut options = Options { files: 5_000, workers: 3, seed: 1, shard_bytes: 4 << 20, cat: 200, keep: false };
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
         if flag == "--keep" {
@@ -33,8 +35,13 @@ fn options() -> Result<Options, String> {
             "--files" => options.files = value as usize,
             "--workers" => options.workers = value as usize,
             "--seed" => options.seed = value,
+            "--cat" => options.cat = value as usize,
             "--shard-bytes" => options.shard_bytes = value,
-            _ => return Err(format!("{flag} is not known; there are --files --workers --seed --shard-bytes --keep")),
+            _ => {
+                return Err(format!(
+                    "{flag} is not known; there are --files --workers --seed --shard-bytes --cat --keep"
+                ));
+            }
         }
     }
     Ok(options)
@@ -81,10 +88,19 @@ async fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     println!("packing, and killing a worker with SIGKILL in the middle ...");
     let summary = pack_kill_and_read_back(&mut cluster, &corpus).await?;
     print!("{summary}");
-    println!("{}", if summary.is_good() { "every file came back right" } else { "SOMETHING IS WRONG" });
+    let begun = Instant::now();
+    let chosen = &corpus.files[..options.cat.min(corpus.files.len())];
+    let (right, wrong) = cat_back(&cluster, chosen).await?;
+    println!("des cat      {right} right, {} wrong, {:.1} s", wrong.len(), begun.elapsed().as_secs_f64());
+    wrong.iter().take(10).for_each(|line| println!("  {line}"));
+    let begun = Instant::now();
+    verify_zones(&cluster).await?;
+    println!("des verify   both zones, nothing wrong, {:.1} s", begun.elapsed().as_secs_f64());
+    let good = summary.is_good() && wrong.is_empty();
+    println!("{}", if good { "every file came back right" } else { "SOMETHING IS WRONG" });
     if options.keep {
         println!("the cluster keeps running; Ctrl-C ends it");
         tokio::signal::ctrl_c().await?;
     }
-    Ok(summary.is_good())
+    Ok(good)
 }
