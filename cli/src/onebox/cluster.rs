@@ -70,8 +70,10 @@ pub(super) struct Setup {
     pub(super) retriever: Port,
     /// Shards packed side by side.
     pub(super) slots: usize,
-    /// Width of the shard index of a new data folder; an older one keeps its own.
+    /// Width of the shard index that the user asked for; a folder begun with another one is then an error.
     pub(super) n_bits: Option<NBits>,
+    /// Width of a new data folder when nobody asked for one.
+    pub(super) usual_bits: NBits,
 }
 
 /// What must not change between two runs on one folder.
@@ -102,7 +104,7 @@ impl Cluster {
         let shards = setup.data.join("shards");
         let zone: SharedStore = Arc::new(LocalStore::create(&shards)?);
         let lock = lock_folder(&setup.data)?;
-        let n_bits = settle_n_bits(&setup.data, setup.n_bits)?;
+        let n_bits = settle_n_bits(&setup.data, setup.n_bits, setup.usual_bits)?;
         let state = StateStore::new(Arc::new(LocalStore::create(setup.data.join("state"))?));
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let dice = Arc::new(Dice::from_os());
@@ -293,7 +295,7 @@ fn lock_folder(data: &Path) -> Result<File, CliError> {
 }
 
 /// The width of the shard index: what the folder was begun with decides, for its shards lie by it.
-fn settle_n_bits(data: &Path, asked: Option<NBits>) -> Result<NBits, CliError> {
+fn settle_n_bits(data: &Path, asked: Option<NBits>, usual: NBits) -> Result<NBits, CliError> {
     let path = data.join("dev.json");
     match std::fs::read(&path) {
         Ok(bytes) => {
@@ -311,7 +313,7 @@ fn settle_n_bits(data: &Path, asked: Option<NBits>) -> Result<NBits, CliError> {
             }
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let record = DevRecord { n_bits: asked.unwrap_or_default() };
+            let record = DevRecord { n_bits: asked.unwrap_or(usual) };
             let bytes = serde_json::to_vec(&record).map_err(|e| CliError::failed(format!("cannot write JSON: {e}")))?;
             std::fs::write(&path, bytes).map_err(|e| CliError::path("write", &path, &e))?;
             Ok(record.n_bits)
@@ -328,9 +330,9 @@ mod tests {
     fn a_data_folder_keeps_its_width() {
         let dir = tempfile::tempdir().unwrap();
         let bits = |n| NBits::new(n).unwrap();
-        assert_eq!(settle_n_bits(dir.path(), Some(bits(6))).unwrap(), bits(6));
-        assert_eq!(settle_n_bits(dir.path(), None).unwrap(), bits(6));
-        assert!(matches!(settle_n_bits(dir.path(), Some(bits(8))), Err(CliError::Usage { .. })));
+        assert_eq!(settle_n_bits(dir.path(), Some(bits(6)), bits(4)).unwrap(), bits(6));
+        assert_eq!(settle_n_bits(dir.path(), None, bits(4)).unwrap(), bits(6));
+        assert!(matches!(settle_n_bits(dir.path(), Some(bits(8)), bits(4)), Err(CliError::Usage { .. })));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use des_shared::config::SourceRoots;
 use des_shared::job::{JobRequest, JobView};
+use des_shared::routing::NBits;
 use serde_json::json;
 
 use super::cluster::{COORDINATOR_ADDRESS, Cluster, Port, RETRIEVER_ADDRESS, Setup};
@@ -56,6 +57,8 @@ pub(crate) async fn demo(args: DemoArgs, screen: Screen) -> Result<Exit, CliErro
         retriever: port(RETRIEVER_ADDRESS),
         slots: crate::pack::side_by_side(None),
         n_bits: None,
+        // A demonstration has thousands of files at the most: 16 slots a day give shards worth the name.
+        usual_bits: NBits::new(4).expect("4 is in 4 to 16"),
     };
     let cluster = Cluster::start(setup, screen).await?;
     let work = through(&cluster, corpus, screen);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use des_shared::config::SourceRoots;
+use des_shared::routing::NBits;
 use serde_json::json;
 
 use super::cluster::{COORDINATOR_ADDRESS, Cluster, Port, RETRIEVER_ADDRESS, Setup};
@@ -23,6 +24,7 @@ pub(crate) async fn dev(args: DevArgs, screen: Screen) -> Result<Exit, CliError>
         retriever: args.retriever_listen.map_or(Port::Usual(RETRIEVER_ADDRESS), Port::Exactly),
         slots: crate::pack::side_by_side(args.slots),
         n_bits: args.n_bits,
+        usual_bits: NBits::default(),
     };
     let cluster = Cluster::start(setup, screen).await?;
     let folders: Vec<String> = roots.folders.iter().map(|folder| folder.display().to_string()).collect();
