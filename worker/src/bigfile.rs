@@ -15,10 +15,13 @@ use des_shared::store::{
 use sha2::{Digest, Sha256};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::buffer;
 use crate::error::PackError;
 use crate::pack::join_blocking;
 use crate::source::{SourceError, SourceOpener};
 
+/// The most bytes a source gives at once.
+const MAX_CHUNK_BYTES: usize = 1 << 20;
 /// How often an upload that vanished is begun again.
 const TRIES: u32 = 3;
 
@@ -150,6 +153,12 @@ impl Target<'_> {
         Ok(())
     }
 
+    fn part(&self, part_bytes: usize) -> Result<Vec<u8>, Failure> {
+        // A chunk more than a part: parts are cut behind chunks.
+        let room = buffer::with_room(part_bytes + MAX_CHUNK_BYTES);
+        room.map_err(|e| Failure::Pack(PackError::Setup(format!("no memory for a part of {}: {e}", self.file.uid))))
+    }
+
     /// Uploads the parts, one while the next is read.
     async fn fill(&self, key: &str, id: &str) -> Result<(Vec<PartTag>, [u8; 32]), Failure> {
         // Larger parts only where 10,000 of the usual ones are not enough.
@@ -157,7 +166,7 @@ impl Target<'_> {
         let mut reader = self.sources.open(self.file).await?;
         let (mut tags, mut hasher, mut number) = (Vec::new(), Sha256::new(), 0);
         let mut running: Option<AbortOnDropHandle<Result<PartTag, StoreError>>> = None;
-        let mut buffer = Vec::with_capacity(part_bytes);
+        let mut buffer = self.part(part_bytes)?;
         loop {
             let chunk = reader.next().await?;
             if let Some(chunk) = &chunk {
@@ -169,11 +178,11 @@ impl Target<'_> {
                     tags.push(join_blocking(before.detach()).await?);
                 }
                 number += 1;
-                let bytes = Bytes::from(std::mem::take(&mut buffer));
+                let next = if chunk.is_some() { self.part(part_bytes)? } else { Vec::new() };
+                let bytes = Bytes::from(std::mem::replace(&mut buffer, next));
                 let (store, key, id) = (self.store.clone(), key.to_owned(), id.to_owned());
                 let part = async move { store.put_part(&key, &id, number, bytes).await };
                 running = Some(AbortOnDropHandle::new(tokio::spawn(part)));
-                buffer.reserve_exact(part_bytes);
             }
             if chunk.is_none() {
                 break;

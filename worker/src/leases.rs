@@ -46,7 +46,7 @@ pub(crate) struct LeaseGuard {
 impl Leases {
     /// Leases that live for `lease` without a renewal.
     pub(crate) fn new(lease: Duration) -> Self {
-        let believed = lease - STOP_MARGIN.min(lease / 10);
+        let believed = lease.saturating_sub(STOP_MARGIN.min(lease / 10));
         Self { shared: Arc::new(Shared { believed, held: Mutex::default(), changed: Notify::new() }) }
     }
 

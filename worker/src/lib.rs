@@ -12,6 +12,7 @@ pub mod source;
 
 mod adopt;
 mod bigfile;
+mod buffer;
 mod checkpoint;
 mod driver;
 mod execute;

@@ -15,6 +15,7 @@ use super::feed::{Batch, Feed, Kitchen, Ready};
 use super::order::{Order, is_big};
 use super::{FileFailure, PackHooks, PackJob, Packed, PackedObject, PartMark, Progress, Step, WhenTaken};
 use crate::adopt;
+use crate::buffer;
 use crate::error::{Advice, PackError};
 use crate::source::{SourceError, SourceOpener};
 use crate::upload::Upload;
@@ -74,7 +75,7 @@ impl<'a> Assembler<'a> {
         let encoders = Encoders::new(&segment.options, dictionary, &job.limits.budget)?;
         let writer = ShardWriter::new(segment.options.format, encoders.dictionary(), segment.sequence)?;
         let digest = segment.digest();
-        let metadata = job.metadata(digest);
+        let metadata = super::metadata(digest);
         let mut this = Self {
             job,
             hooks,
@@ -194,14 +195,7 @@ impl<'a> Assembler<'a> {
             Ready::Inline { file, stored } => {
                 let added = self.writer().append(uid(file), &stored.info, None).map(|_| ());
                 if added.is_ok() {
-                    if self.buffer.capacity() == 0 {
-                        self.buffer.reserve_exact(self.job.limits.part_bytes + SLACK_BYTES);
-                    }
-                    if self.buffer.capacity() - self.buffer.len() < stored.bytes.len() {
-                        // Exactly: the part is cut right behind this file.
-                        self.buffer.reserve_exact(stored.bytes.len());
-                    }
-                    self.buffer.extend_from_slice(&stored.bytes);
+                    self.store(&stored.bytes)?;
                     step.raw_bytes += stored.info.raw_len;
                     step.stored_bytes += stored.info.stored_len;
                 }
@@ -225,6 +219,20 @@ impl<'a> Assembler<'a> {
             }
             Err(e) => return Err(e.into()),
         }
+        Ok(())
+    }
+
+    /// Adds a payload to the part.
+    fn store(&mut self, bytes: &[u8]) -> Result<(), PackError> {
+        if self.buffer.capacity() - self.buffer.len() < bytes.len() {
+            let room = self.buffer.len() + bytes.len();
+            let full = self.job.limits.part_bytes + SLACK_BYTES;
+            let larger = buffer::with_room(room.max(full));
+            let mut larger = larger.map_err(|e| PackError::Setup(format!("no memory for a part: {e}")))?;
+            larger.extend_from_slice(&self.buffer);
+            self.buffer = larger;
+        }
+        self.buffer.extend_from_slice(bytes);
         Ok(())
     }
 

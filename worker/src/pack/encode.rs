@@ -12,6 +12,9 @@ use tokio::time::Instant;
 use crate::budget::Budget;
 use crate::error::PackError;
 
+/// An encoder that had a larger file is not kept: making another costs less than the file did.
+const LARGE_FILE_BYTES: usize = 2 << 20;
+
 /// One file as it will be stored.
 #[derive(Debug)]
 pub(crate) struct Stored {
@@ -66,6 +69,7 @@ impl Encoders {
             let _thread = thread;
             let began = Instant::now();
             let mut encoder = this.encoder()?;
+            let largest = files.iter().map(|(_, raw)| raw.len()).max().unwrap_or(0);
             let mut stored = Vec::with_capacity(files.len());
             for (file, raw) in files {
                 let encoded = encoder.encode(segment.files[file as usize].uid.as_str(), &raw)?;
@@ -76,7 +80,10 @@ impl Encoders {
                 };
                 stored.push((file, Stored { info, bytes }));
             }
-            this.give_back(encoder);
+            // Its buffer is as large as the largest file it had.
+            if largest <= LARGE_FILE_BYTES {
+                this.give_back(encoder);
+            }
             Ok((stored, began.elapsed()))
         };
         join_blocking(tokio::task::spawn_blocking(work)).await

@@ -92,10 +92,11 @@ impl PackJob {
         let key = layout::shard_key(&segment);
         Self { segment, key, store, when_taken: WhenTaken::Adopt, limits, drain }
     }
+}
 
-    pub(crate) fn metadata(&self, digest: SegmentDigest) -> BTreeMap<String, String> {
-        BTreeMap::from([(DIGEST_METADATA.to_owned(), digest.to_string())])
-    }
+/// User metadata of a segment's shard.
+pub(crate) fn metadata(digest: SegmentDigest) -> BTreeMap<String, String> {
+    BTreeMap::from([(DIGEST_METADATA.to_owned(), digest.to_string())])
 }
 
 /// A file that is in no shard.

@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::{SourceError, SourceReader, wrong_size};
+use crate::buffer;
 
 /// Bytes read at a time from a large file.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -45,10 +46,8 @@ fn read_one(roots: &SourceRoots, file: &SegmentFile) -> Result<Bytes, SourceErro
     let path = file.source.strip_prefix("file://").unwrap_or(&file.source);
     let mut opened = open(roots, Path::new(path), file.size_bytes)?;
     let size = file.size_bytes as usize;
-    let mut bytes = Vec::new();
     // One byte more than expected: a file that grew shows, and the end is found without growing the buffer.
-    bytes
-        .try_reserve_exact(size.saturating_add(1))
+    let mut bytes = buffer::with_room(size.saturating_add(1))
         .map_err(|e| SourceError::Worker(format!("no memory for a file of {size} bytes: {e}")))?;
     let taken = (&mut opened.file).take(file.size_bytes.saturating_add(1)).read_to_end(&mut bytes);
     taken.map_err(|e| classify(&e, Path::new(path)))?;
@@ -59,7 +58,7 @@ fn read_one(roots: &SourceRoots, file: &SegmentFile) -> Result<Bytes, SourceErro
 /// Opens a source and checks all that can be checked before reading.
 fn open(roots: &SourceRoots, path: &Path, size: u64) -> Result<Opened, SourceError> {
     if !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0) {
-        let message = format!("{path:?} is neither an absolute path nor an s3:// URI");
+        let message = format!("\"{}\" is neither an absolute path nor an s3:// URI", path.display());
         return Err(SourceError::file(FailureReason::BadSource, message));
     }
     let real = match std::fs::canonicalize(path) {

@@ -70,13 +70,13 @@ async fn every_kind_of_bad_file_has_its_reason() {
     }
     for source in ["relative/path", "", "s3://", "s3://bucket", "s3:///key", "/a\0b"] {
         let mut bad = line("bad", 1, &src);
-        bad.source = source.to_owned();
+        source.clone_into(&mut bad.source);
         assert_eq!(reason_of(&world, bad).await, Reason::BadSource, "{source:?}");
         std::fs::remove_dir_all(world.outside().join("zone")).unwrap();
         std::fs::create_dir(world.outside().join("zone")).unwrap();
     }
     let mut bad = line("bad", 1, &src);
-    bad.source = "s3://bucket/key".to_owned();
+    "s3://bucket/key".clone_into(&mut bad.source);
     assert_eq!(reason_of(&world, bad).await, Reason::OutsideRoots);
 }
 
@@ -103,7 +103,7 @@ async fn a_size_that_lies_is_a_failure_in_both_directions_and_sizes() {
 async fn an_unreadable_file_is_a_failure_and_root_reads_everything() {
     let world = World::new();
     let path = world.write("locked", b"locked");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
     let packed = pack(&world, vec![world.file("good", b"good"), line("locked", 6, &path)]).await;
     if nix::unistd::geteuid().is_root() {
         assert_eq!(packed.totals.files_packed, 2);

@@ -44,7 +44,7 @@ async fn check_end(world: &World, segment: &Segment, expected: &bytes::Bytes) {
     assert_eq!(receipt.totals, counters.totals);
     assert_eq!((counters.totals.files_packed, counters.totals.files_failed), (61, 3));
     let list = world.state.read_bytes(&layout::failures(segment.task, receipt.token)).await.unwrap().unwrap();
-    assert_eq!(list.iter().filter(|b| **b == b'\n').count(), 3);
+    assert_eq!(std::str::from_utf8(&list).unwrap().lines().count(), 3);
     assert_eq!(world.objects().len(), 2, "one shard, one big file: {:?}", world.objects());
     assert_eq!(world.queue.audit(), Vec::<String>::new());
 }

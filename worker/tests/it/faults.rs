@@ -15,6 +15,9 @@ use des_worker::pack::{NoHooks, pack_segment};
 use crate::pack::Marks;
 use crate::world::{World, contents, expected, noise, options};
 
+/// Which segment, and the operation that fails.
+type Case = (fn(&World) -> Segment, Operation);
+
 /// Small enough for one PUT.
 fn small(world: &World) -> Segment {
     world.segment(0, PackOptions::default(), vec![world.file("a", b"a"), world.file("b", b"b")])
@@ -40,7 +43,7 @@ async fn open_uploads(world: &World) -> usize {
 async fn a_full_disk_or_wrong_credentials_fail_the_task_for_now_and_name_the_store() {
     use Operation::{CompleteUpload, CreateUpload, Head, Put, PutPart};
     for kind in [StoreErrorKind::Full, StoreErrorKind::Denied, StoreErrorKind::NoSuchBucket] {
-        let cases: [(fn(&World) -> Segment, Operation); 8] = [
+        let cases: [Case; 8] = [
             (small, Put),
             (small, Head),
             (large, CreateUpload),
@@ -85,7 +88,7 @@ async fn an_upload_with_a_kept_mark_survives_a_failure_and_one_without_does_not(
 
 #[tokio::test]
 async fn a_lost_answer_of_the_write_that_decides_counts_as_success() {
-    let cases: [(fn(&World) -> Segment, Operation); 2] = [(small, Operation::Put), (large, Operation::CompleteUpload)];
+    let cases: [Case; 2] = [(small, Operation::Put), (large, Operation::CompleteUpload)];
     for (segment, operation) in cases {
         let world = World::new();
         let segment = segment(&world);

@@ -14,6 +14,9 @@ use des_worker::source::{SourceError, SourceOpener, Sources};
 
 use crate::world::{World, line, noise};
 
+/// What happens to a file, in words and in deed.
+type Change = (&'static str, fn(&std::path::Path));
+
 async fn read_all(sources: &dyn SourceOpener, file: &SegmentFile) -> Result<Vec<u8>, SourceError> {
     let mut reader = sources.open(file).await?;
     let mut bytes = Vec::new();
@@ -35,7 +38,7 @@ fn reason(error: &SourceError) -> Option<Reason> {
 async fn a_file_that_changes_while_it_is_read_is_noticed() {
     let world = World::new();
     let sources = world.sources();
-    let changes: [(&str, fn(&std::path::Path)); 3] = [
+    let changes: [Change; 3] = [
         ("grows", |path| {
             std::fs::OpenOptions::new().append(true).open(path).unwrap().write_all(b"more").unwrap();
         }),
@@ -101,7 +104,7 @@ fn buckets() -> Buckets {
 
 fn object(uri: &str, size: u64) -> SegmentFile {
     let mut file = line("uid", size, std::path::Path::new("/"));
-    file.source = uri.to_owned();
+    uri.clone_into(&mut file.source);
     file
 }
 

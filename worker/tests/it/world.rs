@@ -1,6 +1,7 @@
 //! A folder of sources, a zone, a state store and a queue; dropped without a trace.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -253,7 +254,7 @@ pub(crate) fn prose(seed: usize, len: usize) -> Vec<u8> {
     let mut text = String::new();
     while text.len() < len {
         let n = text.len() / 7 + seed * 13;
-        text.push_str(&format!("{{\"id\": {n}, \"name\": \"record of kind {}\", \"seen\": true}}\n", n % 17));
+        writeln!(text, "{{\"id\": {n}, \"name\": \"record of kind {}\", \"seen\": true}}", n % 17).unwrap();
     }
     text.truncate(len);
     text.into_bytes()
@@ -261,7 +262,7 @@ pub(crate) fn prose(seed: usize, len: usize) -> Vec<u8> {
 
 /// Waits until `probe` answers, at most a minute.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
     loop {
         if let Some(answer) = probe().await {
             return answer;
