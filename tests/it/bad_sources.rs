@@ -65,7 +65,8 @@ async fn bad_files_end_in_the_failure_list_and_stop_nothing() {
         let line = serde_json::json!({
             "uid": file.uid, "created_at": "2025-03-11T00:00:00Z", "size_bytes": file.size, "source_path": file.source,
         });
-        manifest.push_str(&format!("{line}\n"));
+        manifest.push_str(&line.to_string());
+        manifest.push('\n');
     }
     std::fs::write(&corpus.manifest, manifest).unwrap();
     // Root may read everything, so the unreadable file is made by whoever is not root; root sees a file like any other.

@@ -1,9 +1,9 @@
 //! What happens to servers and connections.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use des_shared::clock::Dice;
+use des_shared::clock::{Clock, Dice, SystemClock};
 use des_shared::ids::{FencingToken, JobId, WorkerId};
 use des_shared::queue::redis::{RedisOptions, RedisQueue};
 use des_shared::queue::{JobShare, NewTask, Queue, QueueConfig, QueueError, TaskState, TaskTotals, WorkerInfo};
@@ -43,7 +43,7 @@ async fn a_server_that_forgot_the_scripts_is_taught_again() {
 async fn tokens_follow_the_servers_clock_in_microseconds() {
     let server = RedisServer::start().await;
     let queue = queue_at(&server.url());
-    let before = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_micros() as u64;
+    let before = SystemClock.now_ms() * 1000;
     let mut last = FencingToken(before);
     for _ in 0..3 {
         submit(&queue, job(1), 1).await;

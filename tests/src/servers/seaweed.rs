@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, RequestChecksumCalculation};
+use des_shared::clock::Dice;
 use des_shared::store::SharedStore;
 use des_shared::store::s3::{S3Config, S3Credentials, S3Store};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::{ServerError, Supervised, on_path, ports};
 
@@ -100,7 +100,8 @@ impl SeaweedFs {
     /// # Errors
     /// [`ServerError`].
     pub async fn new_bucket(&self) -> Result<String, ServerError> {
-        let name = format!("des-{}", Uuid::new_v4().simple());
+        // A name nobody else has is all that is asked of it: the server is shared by all tests of the process.
+        let name = format!("des-{}", uuid::Builder::from_random_bytes(Dice::from_os().bytes()).into_uuid().simple());
         self.create_bucket(&name).await.map_err(|why| not_started(why, self.process.log_tail()))?;
         Ok(name)
     }
