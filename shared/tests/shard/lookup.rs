@@ -130,7 +130,7 @@ fn blocks_grow_until_the_directory_fits_into_the_tail() {
     let meta = Meta::parse(&format!("{{\"note\":\"{}\"}}", "x".repeat(140_000))).unwrap();
     let mut random = Random::new(41);
     let mut uids: Vec<String> = (0..150)
-        .map(|_| (0..80).map(|_| format!("{:016x}", random.next())).collect::<String>())
+        .map(|_| (0..80).map(|_| format!("{:016x}", random.next())).collect::<Vec<_>>().concat())
         .flat_map(|start| [format!("{start}a"), format!("{start}b")])
         .collect();
     uids.sort();

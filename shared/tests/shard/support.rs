@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use des_shared::segment::{CodecChoice, PackOptions, ShardFormat};
-use des_shared::shard::{Encoder, Meta, PackDictionary, PayloadInfo, ShardWriter};
+use des_shared::shard::{Encoder, Meta, PackDictionary, PayloadInfo, ShardWriter, hex32};
 use sha2::{Digest, Sha256};
 
 /// A file or folder under `tests/golden`.
@@ -22,7 +22,7 @@ pub(crate) fn read_json(name: &str) -> serde_json::Value {
 }
 
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    hex32(&Sha256::digest(bytes).into())
 }
 
 pub(crate) fn options(format: ShardFormat, codec: CodecChoice) -> PackOptions {
