@@ -5,4 +5,5 @@ mod bad_sources;
 mod harness;
 mod main_story;
 mod queue;
+mod stopping;
 mod stores;

@@ -47,6 +47,8 @@ pub struct Cluster {
     pub s3: Arc<SeaweedFs>,
     /// Names of the two zones' buckets.
     pub buckets: [String; 2],
+    /// Workers started so far: each has a folder and a log of its own, also after another was taken out of the list.
+    started: usize,
     folder: TempDir,
 }
 
@@ -141,7 +143,7 @@ impl Cluster {
         let retriever_env: Vec<_> = env.iter().filter(|(name, _)| name != "DES_REDIS_URL").cloned().collect();
         let retriever = Service::start(folder.path(), "des-retriever", "retriever", &retriever_env).await?;
         let mut cluster =
-            Self { options, env, workers: Vec::new(), coordinator, retriever, redis, s3, buckets, folder };
+            Self { options, env, workers: Vec::new(), coordinator, retriever, redis, s3, buckets, started: 0, folder };
         for _ in 0..cluster.options.workers {
             cluster.add_worker().await?;
         }
@@ -153,7 +155,8 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`].
     pub async fn add_worker(&mut self) -> Result<(), ClusterError> {
-        let name = format!("worker-{}", self.workers.len());
+        let name = format!("worker-{}", self.started);
+        self.started += 1;
         let worker = Service::start(self.folder.path(), "des-worker", &name, &self.env).await?;
         self.workers.push(worker);
         Ok(())
