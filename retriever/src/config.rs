@@ -11,6 +11,13 @@ pub fn all_settings() -> Vec<Setting> {
     [&own, settings::ZONES, settings::PROCESS].concat()
 }
 
+/// How many threads may read files and decompress: four a core, at least eight. The runtime's own limit is 512, and every
+/// thread keeps some memory of its own: with one for each of 64 connections the peak was four times as high
+/// (docs/benchmarks.md).
+pub fn blocking_threads() -> usize {
+    std::thread::available_parallelism().map_or(8, |cores| (4 * cores.get()).max(8))
+}
+
 /// What a running retriever needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {

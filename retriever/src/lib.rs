@@ -36,7 +36,7 @@ use crate::metrics::RetrieverMetrics;
 use crate::places::Places;
 use crate::serve::Files;
 
-pub use config::{Config, all_settings};
+pub use config::{Config, all_settings, blocking_threads};
 pub use error::Error;
 
 /// What a retriever works with; opened by whoever starts it.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use des_retriever::{Config, Deps, Retriever, all_settings};
+use des_retriever::{Config, Deps, Retriever, all_settings, blocking_threads};
 use des_shared::clock::{Dice, SystemClock};
 use des_shared::config::{self, LoadError, Values, ZoneSettings};
 use des_shared::metrics::Metrics;
@@ -37,10 +37,12 @@ fn main() -> ExitCode {
         Err(problems) => return fail(USAGE, &problems),
     };
     telemetry::init(&log);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(e) => return fail(1, &format!("no threads: {e}")),
-    };
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().max_blocking_threads(blocking_threads()).enable_all().build()
+        {
+            Ok(runtime) => runtime,
+            Err(e) => return fail(1, &format!("no threads: {e}")),
+        };
     match runtime.block_on(run(config, zones)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(1, &e),

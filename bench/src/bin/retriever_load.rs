@@ -90,7 +90,10 @@ enum Role {
 
 fn main() -> Result<(), Failure> {
     let args = Args::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(des_retriever::blocking_threads())
+        .enable_all()
+        .build()?;
     match &args.role {
         Some(Role::Serve { folder, n_bits, cache_bytes }) => runtime.block_on(serve(folder, n_bits, cache_bytes)),
         None => runtime.block_on(measure(&args)),
