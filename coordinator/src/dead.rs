@@ -12,7 +12,7 @@ use des_shared::ids::{FencingToken, TaskId, Uid};
 use des_shared::layout;
 use des_shared::queue::{TaskState, TaskTotals};
 use des_shared::receipt::{FailedFile, FailureReason, PublishedShard, Receipt};
-use des_shared::segment::{Segment, SegmentFile};
+use des_shared::segment::{FileView, Segment};
 use des_shared::state::Created;
 use des_shared::store::{ObjectMeta, SharedStore};
 use futures::future::{BoxFuture, FutureExt};
@@ -115,12 +115,12 @@ impl Core {
     }
 }
 
-fn failure(file: &SegmentFile, reason: FailureReason, message: String) -> FailedFile {
+fn failure(file: FileView<'_>, reason: FailureReason, message: String) -> FailedFile {
     FailedFile {
-        uid: file.uid.clone(),
-        created_at: file.created_at.clone(),
+        uid: file.uid(),
+        created_at: file.created_at.to_string(),
         size_bytes: file.size_bytes,
-        source_path: file.source.clone(),
+        source_path: file.source.to_string(),
         reason,
         message,
     }
@@ -143,7 +143,7 @@ fn dead_receipt(segment: &Segment, message: &str, now: u64) -> (Receipt, Vec<Fai
 }
 
 fn receipt_of_found(segment: &Segment, found: Found, now: u64) -> (Receipt, Vec<FailedFile>) {
-    let (packed, lost): (Vec<_>, Vec<_>) = segment.files.iter().partition(|file| found.uids.contains(&file.uid));
+    let (packed, lost): (Vec<_>, Vec<_>) = segment.files.iter().partition(|file| found.uids.contains(&file.uid()));
     let text = "a shard of the same plan was published without this file";
     let failed: Vec<_> =
         lost.into_iter().map(|file| failure(file, FailureReason::NotInPublishedShard, text.to_owned())).collect();

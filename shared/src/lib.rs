@@ -12,6 +12,7 @@ compile_error!("DES supports 64-bit targets only: shard offsets are kept in usiz
 
 pub mod archive;
 pub mod clock;
+pub mod compact;
 pub mod config;
 pub mod created_at;
 pub mod ids;

@@ -1,6 +1,8 @@
 //! A plan segment: everything a worker needs to know to pack one shard, and the digest that names its result.
 //!
-//! Stored in the state store as bincode in zstd (see [`crate::state`]); bincode stays behind this module.
+//! Stored in the state store in the compact form of [`crate::compact`], in zstd (see [`crate::state`]).
+
+mod files;
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,8 +10,11 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::compact;
 use crate::ids::{TaskId, Uid};
 use crate::routing::Slot;
+
+pub use self::files::{FileList, FileView, Joined};
 
 /// The shard formats this project writes. (Version 1 is only read.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -114,7 +119,7 @@ pub struct Segment {
     /// Options that change bytes.
     pub options: PackOptions,
     /// The files in the order of the plan (input order). A v3 shard stores them sorted by uid.
-    pub files: Vec<SegmentFile>,
+    pub files: FileList,
 }
 
 /// SHA-256 over everything that decides a segment's bytes except the sequence.
@@ -162,7 +167,7 @@ impl Segment {
         field(&self.options.level.to_le_bytes());
         field(&self.options.big_file_threshold_bytes.to_le_bytes());
         field(self.options.bigfiles_prefix.as_bytes());
-        for file in &self.files {
+        for file in self.files.iter().map(|file| file.to_file()) {
             field(file.uid.as_str().as_bytes());
             field(file.created_at.as_bytes());
             field(&file.size_bytes.to_le_bytes());
@@ -172,18 +177,17 @@ impl Segment {
     }
 }
 
-/// The longest encoded segment that is decoded, raw: about 1 KiB for each of a million files.
-const MAX_SEGMENT_BYTES: usize = 1 << 30;
-
 /// A stored segment that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("not a plan segment: {0}")]
 pub struct SegmentError(String);
 
-/// Encodes a segment for the state store: bincode in a zstd frame.
+/// Encodes a segment for the state store: the compact form in a zstd frame.
 pub fn encode(segment: &Segment) -> Vec<u8> {
-    let raw = bincode::serde::encode_to_vec(segment, bincode::config::standard()).expect("a segment always encodes");
-    zstd::bulk::compress(&raw, 3).expect("zstd compresses any bytes in memory")
+    // Neither end can fail: the writer is memory, and the level is one zstd has.
+    let mut writer = zstd::stream::write::Encoder::new(Vec::new(), 3).expect("zstd has a level 3");
+    compact::encode_into(segment, &mut writer).expect("memory takes all");
+    writer.finish().expect("memory takes all")
 }
 
 /// Decodes what [`encode`] wrote.
@@ -191,18 +195,8 @@ pub fn encode(segment: &Segment) -> Vec<u8> {
 /// # Errors
 /// [`SegmentError`] for anything else; never allocates more than a bound, whatever the bytes claim.
 pub fn decode(bytes: &[u8]) -> Result<Segment, SegmentError> {
-    use std::io::Read;
-    let fail = |e: &dyn fmt::Display| SegmentError(e.to_string());
-    let mut raw = Vec::new();
-    let decoder = zstd::stream::read::Decoder::new(bytes).map_err(|e| fail(&e))?;
-    decoder.take(MAX_SEGMENT_BYTES as u64 + 1).read_to_end(&mut raw).map_err(|e| fail(&e))?;
-    if raw.len() > MAX_SEGMENT_BYTES {
-        return Err(SegmentError(format!("more than {MAX_SEGMENT_BYTES} bytes after decompression")));
-    }
-    let config = bincode::config::standard().with_limit::<MAX_SEGMENT_BYTES>();
-    let (segment, used) = bincode::serde::decode_from_slice(&raw, config).map_err(|e| fail(&e))?;
-    if used != raw.len() {
-        return Err(SegmentError(format!("{} bytes behind its end", raw.len() - used)));
-    }
-    Ok(segment)
+    use std::io::{BufReader, Read};
+    let decoder = zstd::stream::read::Decoder::new(bytes).map_err(|error| SegmentError(error.to_string()))?;
+    let bounded = BufReader::new(decoder.take(compact::MAX_DECODED_BYTES as u64));
+    compact::decode_from(bounded).map_err(|error| SegmentError(error.to_string()))
 }

@@ -4,12 +4,13 @@
 //! holds the digest of files and options, so what stands there was made from the same plan; a file that it lacks has
 //! failed for whoever made it.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Ordering;
+use std::collections::HashMap;
 
 use des_shared::archive::{ArchiveError, RemoteShard, Source};
 use des_shared::queue::TaskTotals;
 use des_shared::receipt::FailureReason;
-use des_shared::segment::SegmentFile;
+use des_shared::segment::FileList;
 use des_shared::shard::{Entry, Location};
 use des_shared::store::StoreErrorKind;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -57,9 +58,11 @@ pub(crate) async fn published_before(
 
 /// The files of the segment, ticked off as they are found.
 struct Inventory<'a> {
-    files_of: &'a [SegmentFile],
-    positions: HashMap<&'a str, u32>,
-    seen: HashSet<u32>,
+    files_of: &'a FileList,
+    /// Positions by uid.
+    sorted: Vec<u32>,
+    /// By position.
+    seen: Vec<bool>,
     entries: u64,
     files: u64,
     source_bytes: u64,
@@ -67,13 +70,16 @@ struct Inventory<'a> {
 }
 
 impl<'a> Inventory<'a> {
-    fn new(files: &'a [SegmentFile]) -> Self {
-        // Of a uid that stands twice the first is packed.
-        let mut positions = HashMap::with_capacity(files.len());
-        for (at, file) in files.iter().enumerate() {
-            positions.entry(file.uid.as_str()).or_insert(at as u32);
-        }
-        Self { files_of: files, positions, seen: HashSet::new(), entries: 0, files: 0, source_bytes: 0, big_bytes: 0 }
+    fn new(files: &'a FileList) -> Self {
+        let (sorted, seen) = (files.by_uid(), vec![false; files.len()]);
+        Self { files_of: files, sorted, seen, entries: 0, files: 0, source_bytes: 0, big_bytes: 0 }
+    }
+
+    /// Where a uid stands first: of one that stands twice the first is packed.
+    fn position(&self, uid: &str) -> Option<u32> {
+        let order = |at: &u32| self.files_of.at(*at).uid.cmp_str(uid);
+        let first = self.sorted.partition_point(|at| order(at) == Ordering::Less);
+        self.sorted.get(first).filter(|at| order(at) == Ordering::Equal).copied()
     }
 
     fn found(&mut self, entry: &Entry) {
@@ -81,8 +87,9 @@ impl<'a> Inventory<'a> {
         if let Location::BigFile { size, .. } = entry.location {
             self.big_bytes += size;
         }
-        let Some(&at) = self.positions.get(entry.uid.as_str()) else { return };
-        if entry.raw_len() == self.files_of[at as usize].size_bytes && self.seen.insert(at) {
+        let Some(at) = self.position(entry.uid.as_str()) else { return };
+        let seen = &mut self.seen[at as usize];
+        if entry.raw_len() == self.files_of.at(at).size_bytes && !std::mem::replace(seen, true) {
             self.files += 1;
             self.source_bytes += entry.raw_len();
         }
@@ -91,7 +98,7 @@ impl<'a> Inventory<'a> {
     /// Every file that is not there, with our own reason where it fails for us too.
     async fn missing(&self, sources: &dyn SourceOpener, known: &[FileFailure]) -> Result<Vec<FileFailure>, PackError> {
         let known: HashMap<u32, &FileFailure> = known.iter().map(|failure| (failure.file, failure)).collect();
-        let lacking = (0..self.files_of.len() as u32).filter(|at| !self.seen.contains(at));
+        let lacking = (0..self.files_of.len() as u32).filter(|at| !self.seen[*at as usize]);
         stream::iter(lacking)
             .map(|file| {
                 let own = known.get(&file).map(|failure| (*failure).clone());
@@ -108,7 +115,7 @@ impl<'a> Inventory<'a> {
     }
 
     async fn why(&self, sources: &dyn SourceOpener, file: u32) -> Result<FileFailure, PackError> {
-        match sources.open(&self.files_of[file as usize]).await {
+        match sources.open(&self.files_of.at(file).to_file()).await {
             Err(SourceError::File { reason, message }) => Ok(FileFailure { file, reason, message }),
             Err(SourceError::Worker(message)) => Err(PackError::Sources(message)),
             Ok(_) => {

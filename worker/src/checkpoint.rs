@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use des_shared::compact;
 use des_shared::ids::{FencingToken, TaskId};
 use des_shared::layout;
 use des_shared::queue::{Checkpoint, QueueError, SharedQueue};
@@ -25,8 +26,6 @@ const AT_ONCE: usize = 8;
 /// With more holders than this in one checkpoint the marks are written again under one token: the record in the
 /// queue is bounded.
 const MAX_WRITERS: usize = 24;
-/// The longest mark that is read, in bytes.
-const MAX_MARK_BYTES: usize = 1 << 30;
 
 /// The checkpoints of one lease.
 #[derive(Debug)]
@@ -102,8 +101,7 @@ impl PackHooks for LeaseHooks {
 }
 
 async fn write_mark(state: &StateStore, task: TaskId, token: FencingToken, mark: &PartMark) -> Result<(), PackError> {
-    let bytes = bincode::serde::encode_to_vec(mark, bincode::config::standard()).expect("a mark always encodes");
-    state.write_bytes(&layout::checkpoint_part(task, token, mark.tag.number), bytes.into()).await?;
+    state.write_bytes(&layout::checkpoint_part(task, token, mark.tag.number), compact::encode(mark).into()).await?;
     Ok(())
 }
 
@@ -149,12 +147,7 @@ pub(crate) async fn load(
 }
 
 fn decode(name: &str, bytes: &[u8]) -> Result<PartMark, PackError> {
-    let config = bincode::config::standard().with_limit::<MAX_MARK_BYTES>();
-    match bincode::serde::decode_from_slice(bytes, config) {
-        Ok((mark, used)) if used == bytes.len() => Ok(mark),
-        Ok((_, used)) => Err(PackError::BadCheckpoint(format!("{name}: {} bytes too many", bytes.len() - used))),
-        Err(e) => Err(PackError::BadCheckpoint(format!("{name}: {e}"))),
-    }
+    compact::decode(bytes).map_err(|e| PackError::BadCheckpoint(format!("{name}: {e}")))
 }
 
 fn check(mark: &PartMark, number: u32, digest: &str, upload_id: &str, parts: &[PartTag]) -> Result<(), PackError> {

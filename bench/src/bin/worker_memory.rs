@@ -174,7 +174,7 @@ fn segment(dir: &Path, number: u32, options: PackOptions) -> Result<Segment, Box
     }
     let slot = Slot { date: ShardDate { year: 2024, month: 3, day: 1 }, index: 0, n_bits: NBits::default() };
     let task = TaskId { job: JobId::from_parts(1_700_000_000_000, [0; 10]), number };
-    Ok(Segment { task, slot, number, sequence: 1_700_000_000_000, options, files })
+    Ok(Segment { task, slot, number, sequence: 1_700_000_000_000, options, files: files.into() })
 }
 
 fn pack(args: &Args, dir: &Path) -> Result<(), Box<dyn Error>> {

@@ -146,7 +146,7 @@ async fn the_files_of_a_dead_task_are_failures_unless_its_shard_was_published() 
     let (dead, rest) = leases.split_at(2);
     // The shard of the second holds one file less than planned (here: none of one, or one of two).
     let published = world.state.segment(dead[1].task).await.expect("a segment");
-    let held: Vec<&str> = published.files[1..].iter().map(|file| file.uid.as_str()).collect();
+    let held: Vec<String> = published.files.iter().skip(1).map(|file| file.uid.to_string()).collect();
     let bytes = json!(held).to_string();
     world.zone.put(&layout::shard_key(&published), bytes.into(), &WriteOptions::create_only()).await.expect("a put");
     kill(&world, &dead[0], "the disk is on fire").await;
@@ -166,7 +166,7 @@ async fn the_files_of_a_dead_task_are_failures_unless_its_shard_was_published() 
     for failure in failures {
         match failure.reason {
             FailureReason::TaskDead => assert!(failure.message.contains("the disk is on fire"), "{failure:?}"),
-            FailureReason::NotInPublishedShard => assert_eq!(failure.uid, published.files[0].uid),
+            FailureReason::NotInPublishedShard => assert_eq!(failure.uid, published.files.at(0).uid()),
             other => panic!("{other:?}"),
         }
     }

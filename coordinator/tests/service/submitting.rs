@@ -111,7 +111,7 @@ async fn manifests_by_uri_resolve_relative_sources() {
         let job = answer.id();
         world.planned(job).await;
         let segment = world.state.segment(des_shared::ids::TaskId { job, number: 0 }).await.expect("a segment");
-        assert_eq!(segment.files[0].source, source);
+        assert_eq!(segment.files.at(0).source.to_string(), source);
     }
     service.stop().await;
 }

@@ -120,7 +120,7 @@ fn the_grouping_of_a_whole_run() {
     let mut got = Vec::new();
     for shard in shards {
         let shard = shard.expect("shard");
-        assert!(shard.files.iter().all(|file| file.source.starts_with("/data/pack_run_src/")));
+        assert!(shard.files.iter().all(|file| file.source.to_string().starts_with("/data/pack_run_src/")));
         let name = format!("{}_{:04}.des", shard.slot, shard.number);
         got.push((name, shard.source_bytes, shard.files.iter().map(|f| f.uid.to_string()).collect::<Vec<_>>()));
     }

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use crate::ids::{TaskId, Uid};
 use crate::manifest::{ManifestError, Position};
 use crate::routing::{DateRule, NBits, ShardDate, Slot};
-use crate::segment::{PackOptions, Segment, SegmentFile};
+use crate::segment::{FileList, PackOptions, Segment};
 
 pub use planner::{Planner, plan_manifest};
 pub use shards::PlannedShards;
@@ -79,7 +79,7 @@ pub struct PlannedShard {
     /// NNNN: counts the shards of the slot in this plan from 0.
     pub number: u32,
     /// Its files in the order of the manifest; at least one.
-    pub files: Vec<SegmentFile>,
+    pub files: FileList,
     /// Sum of their sizes in bytes, as the manifest says.
     pub source_bytes: u64,
 }

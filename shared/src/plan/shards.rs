@@ -9,7 +9,7 @@ use super::sorter::Sorted;
 use super::spool::{PlanProgress, Spool};
 use super::{MAX_FILES_PER_SHARD, MAX_SEGMENT_NAME_BYTES, PlanConfig, PlanError, PlannedShard};
 use crate::routing::{NBits, ShardDate, Slot};
-use crate::segment::SegmentFile;
+use crate::segment::{FileList, SegmentFile};
 
 /// Small, because groups are read in another order than they lie: with millions of groups of a file or two each,
 /// a buffer of 256 KiB was filled anew for each of them, and 10 million files took 304 s.
@@ -183,7 +183,8 @@ impl PlannedShards {
 
     /// Takes files from the group until one does not fit.
     fn cut(&mut self, open: &mut OpenGroup) -> Result<PlannedShard, PlanError> {
-        let mut shard = PlannedShard { slot: open.group.slot, number: open.number, files: Vec::new(), source_bytes: 0 };
+        let mut shard =
+            PlannedShard { slot: open.group.slot, number: open.number, files: FileList::new(), source_bytes: 0 };
         let mut name_bytes = 0;
         loop {
             let (file, length) = match open.waiting.take() {
@@ -202,7 +203,7 @@ impl PlannedShards {
             }
             shard.source_bytes = sum.unwrap_or(file.size_bytes);
             name_bytes += length;
-            shard.files.push(file);
+            shard.files.push(&file);
         }
     }
 

@@ -10,6 +10,7 @@ use super::spool::{PlanProgress, Spool};
 use super::*;
 use crate::created_at::CreatedAt;
 use crate::manifest::{ManifestEntry, ManifestReader, PositionUnit, SourceBase};
+use crate::segment::SegmentFile;
 
 fn config(dir: &Path, memory_limit_bytes: usize) -> PlanConfig {
     PlanConfig {
@@ -61,15 +62,15 @@ fn model(entries: &[ManifestEntry], config: &PlanConfig) -> Vec<PlannedShard> {
     let mut shards = Vec::new();
     for slot in order {
         let mut number = 0;
-        let mut shard = PlannedShard { slot, number, files: Vec::new(), source_bytes: 0 };
+        let mut shard = PlannedShard { slot, number, files: FileList::new(), source_bytes: 0 };
         for entry in &groups[&slot] {
             if !shard.files.is_empty() && shard.source_bytes + entry.size_bytes > config.max_shard_size {
                 number += 1;
-                let next = PlannedShard { slot, number, files: Vec::new(), source_bytes: 0 };
+                let next = PlannedShard { slot, number, files: FileList::new(), source_bytes: 0 };
                 shards.push(std::mem::replace(&mut shard, next));
             }
             shard.source_bytes += entry.size_bytes;
-            shard.files.push(SegmentFile {
+            shard.files.push(&SegmentFile {
                 uid: entry.uid.clone(),
                 created_at: entry.created_at.as_str().to_owned(),
                 size_bytes: entry.size_bytes,

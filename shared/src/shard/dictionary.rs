@@ -3,6 +3,8 @@
 //! Which files it is learnt from, and whether it is used at all, follows from the file list and the files alone, so
 //! every machine gets the same bytes.
 
+use std::collections::BinaryHeap;
+
 use zstd::zstd_safe::{self, CDict, DDict};
 
 use super::codec::{MAX_DICTIONARY_FILE, should_compress};
@@ -36,27 +38,39 @@ pub struct SampleChoice {
     eligible_bytes: u64,
 }
 
-/// Chooses the samples for a shard of `files`, each a uid with its size in bytes; `None` when a dictionary cannot
-/// pay or the options have no use for one. The order of the list does not matter.
-pub fn choose_samples<'a>(options: &PackOptions, files: impl Iterator<Item = (&'a str, u64)>) -> Option<SampleChoice> {
+/// Chooses the samples for a shard of `files`, each a uid with its size in bytes, in the order of the shard; `None` when
+/// a dictionary cannot pay or the options have no use for one. Holds no more than the samples, however many files.
+pub fn choose_samples<U: AsRef<str>>(
+    options: &PackOptions,
+    files: impl Iterator<Item = (U, u64)>,
+) -> Option<SampleChoice> {
     if !is_possible(options) {
         return None;
     }
-    let mut eligible: Vec<(u32, &str, u64, usize)> = files
-        .enumerate()
-        .filter(|(_, (uid, size))| (1..=MAX_DICTIONARY_FILE as u64).contains(size) && should_compress(uid))
-        .map(|(at, (uid, size))| (crc32c::crc32c(uid.as_bytes()), uid, size, at))
-        .collect();
-    let eligible_bytes = eligible.iter().map(|e| e.2).sum();
-    if eligible.len() < MIN_FILES || eligible_bytes < MIN_BYTES {
+    let (mut eligible, mut eligible_bytes, mut held_bytes) = (0, 0, 0);
+    // By the hash of the uid: as good as random, and the same everywhere. The heap gives up what lies behind the first
+    // file that does not fit the budget.
+    let mut held: BinaryHeap<(u32, usize, u64)> = BinaryHeap::new();
+    for (at, (uid, size)) in files.enumerate() {
+        if !(1..=MAX_DICTIONARY_FILE as u64).contains(&size) || !should_compress(uid.as_ref()) {
+            continue;
+        }
+        (eligible, eligible_bytes, held_bytes) = (eligible + 1, eligible_bytes + size, held_bytes + size);
+        held.push((crc32c::crc32c(uid.as_ref().as_bytes()), at, size));
+        while let Some(&(_, _, last)) = held.peek()
+            && held_bytes - last > SAMPLE_BUDGET
+        {
+            held.pop();
+            held_bytes -= last;
+        }
+    }
+    if eligible < MIN_FILES || eligible_bytes < MIN_BYTES {
         return None;
     }
-    // By the hash of the uid: as good as random, and the same everywhere.
-    eligible.sort_unstable();
     let mut room = SAMPLE_BUDGET;
-    let chosen = eligible.iter().map_while(|e| {
-        room = room.checked_sub(e.2)?;
-        Some(e.3)
+    let chosen = held.into_sorted_vec().into_iter().map_while(|(_, at, size)| {
+        room = room.checked_sub(size)?;
+        Some(at)
     });
     Some(SampleChoice { files: chosen.collect(), eligible_bytes })
 }

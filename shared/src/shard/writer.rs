@@ -15,6 +15,7 @@ use super::legacy;
 use super::meta::{MAX_META_BYTES, Meta};
 use super::rows::{self, Body, Row, Rows, meta_text};
 use super::wire::{Cursor, common_prefix};
+use crate::compact;
 use crate::ids::MAX_UID_BYTES;
 use crate::segment::ShardFormat;
 
@@ -161,7 +162,7 @@ impl ShardWriter {
     pub fn rows_since(&self, first: u64) -> Vec<u8> {
         let (rows, stored) = self.rows.encoded_since(first);
         let image = RowsImage { first, position: HEADER_LEN + stored, crc32c: crc32c::crc32c(&rows), rows };
-        bincode::serde::encode_to_vec(&image, bincode::config::standard()).expect("rows always encode")
+        compact::encode(&image)
     }
 
     /// Adds the rows of a checkpoint, those that follow the rows this writer already has.
@@ -170,13 +171,7 @@ impl ShardWriter {
     /// [`ShardError::Corrupt`] for damaged rows or rows of another place: the writer is then of no more use.
     pub fn restore(&mut self, checkpoint: &[u8]) -> Result<(), ShardError> {
         let corrupt = |detail: String| ShardError::corrupt(Part::Rows, 0, detail);
-        // The rows are bytes of the checkpoint itself, so nothing longer than it is ever allocated.
-        let (image, used): (RowsImage, usize) =
-            bincode::serde::decode_from_slice(checkpoint, bincode::config::standard())
-                .map_err(|e| corrupt(e.to_string()))?;
-        if used != checkpoint.len() {
-            return Err(corrupt(format!("{} bytes behind the end", checkpoint.len() - used)));
-        }
+        let image: RowsImage = compact::decode(checkpoint).map_err(|e| corrupt(e.to_string()))?;
         let actual = crc32c::crc32c(&image.rows);
         if actual != image.crc32c {
             return Err(corrupt(format!("CRC-32C {actual:08x}, the checkpoint says {:08x}", image.crc32c)));

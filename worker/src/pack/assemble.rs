@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use des_shared::queue::TaskTotals;
 use des_shared::receipt::FailureReason;
-use des_shared::segment::SegmentFile;
 use des_shared::shard::{ShardError, ShardWriter, choose_samples};
 use des_shared::store::{ObjectMeta, StoreErrorKind, WriteMode, WriteOptions};
 
@@ -186,14 +185,14 @@ impl<'a> Assembler<'a> {
 
     fn add(&mut self, ready: Ready, step: &mut Step) -> Result<(), PackError> {
         let segment = Arc::clone(&self.job.segment);
-        let uid = |file: u32| segment.files[file as usize].uid.as_str();
+        let uid = |file: u32| segment.files.at(file).uid.to_string();
         let (file, size, added) = match ready {
             Ready::Failed(failure) => {
                 self.fail(failure);
                 return Ok(());
             }
             Ready::Inline { file, stored } => {
-                let added = self.writer().append(uid(file), &stored.info, None).map(|_| ());
+                let added = self.writer().append(&uid(file), &stored.info, None).map(|_| ());
                 if added.is_ok() {
                     self.store(&stored.bytes)?;
                     step.raw_bytes += stored.info.raw_len;
@@ -202,7 +201,7 @@ impl<'a> Assembler<'a> {
                 (file, stored.info.raw_len, added)
             }
             Ready::Big { file, big } => {
-                let added = self.writer().append_bigfile(uid(file), big.sha256, big.size, None);
+                let added = self.writer().append_bigfile(&uid(file), big.sha256, big.size, None);
                 if added.is_ok() {
                     self.progress.big_bytes += big.size;
                 }
@@ -385,11 +384,10 @@ impl End {
 /// Learns the shard's dictionary from a sample of its files, where it pays.
 async fn train(job: &PackJob, order: &Order, sources: &dyn SourceOpener) -> Result<Option<Vec<u8>>, PackError> {
     let segment = &job.segment;
-    let size = |file: &SegmentFile| if is_big(segment, file) { 0 } else { file.size_bytes };
-    let files = order.all(segment).map(|file| (file.uid.as_str(), size(file)));
+    let size = |size: u64| if is_big(segment, size) { 0 } else { size };
+    let files = order.all(segment).map(|file| (file.uid.to_string(), size(file.size_bytes)));
     let Some(choice) = choose_samples(&segment.options, files) else { return Ok(None) };
-    let all: Vec<&SegmentFile> = order.all(segment).collect();
-    let wanted = choice.files.iter().map(|at| all[*at].clone()).collect();
+    let wanted = choice.files.iter().map(|at| order.file(segment, *at).to_file()).collect();
     let mut samples = Vec::with_capacity(choice.files.len());
     for answer in sources.read(wanted).await {
         match answer {

@@ -72,7 +72,7 @@ impl Encoders {
             let largest = files.iter().map(|(_, raw)| raw.len()).max().unwrap_or(0);
             let mut stored = Vec::with_capacity(files.len());
             for (file, raw) in files {
-                let encoded = encoder.encode(segment.files[file as usize].uid.as_str(), &raw)?;
+                let encoded = encoder.encode(segment.files.at(file).uid().as_str(), &raw)?;
                 let info = encoded.info;
                 let bytes = match encoded.bytes {
                     std::borrow::Cow::Borrowed(_) => raw,

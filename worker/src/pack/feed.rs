@@ -108,7 +108,7 @@ impl Kitchen {
     }
 
     async fn big(&self, file: u32) -> Result<Ready, PackError> {
-        let source = &self.segment.files[file as usize];
+        let source = &self.segment.files.at(file).to_file();
         let prefix = &self.segment.options.bigfiles_prefix;
         match bigfile::store(self.sources.as_ref(), source, &self.store, prefix, self.limits.part_bytes).await? {
             Ok(big) => Ok(Ready::Big { file, big }),
@@ -117,7 +117,7 @@ impl Kitchen {
     }
 
     async fn small(&self, positions: &[u32]) -> Result<(Vec<Ready>, Duration), PackError> {
-        let sources: Vec<SegmentFile> = positions.iter().map(|at| self.segment.files[*at as usize].clone()).collect();
+        let sources: Vec<SegmentFile> = positions.iter().map(|at| self.segment.files.at(*at).to_file()).collect();
         let mut failures = Vec::new();
         let mut raw: Vec<(u32, Bytes)> = Vec::with_capacity(positions.len());
         let answers = self.sources.read(sources).await;

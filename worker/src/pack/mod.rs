@@ -113,12 +113,12 @@ pub struct FileFailure {
 impl FileFailure {
     /// The line of the failure list.
     pub fn describe(&self, segment: &Segment) -> Option<FailedFile> {
-        let file = segment.files.get(self.file as usize)?;
+        let file = segment.files.get(self.file as usize)?.to_file();
         Some(FailedFile {
-            uid: file.uid.clone(),
-            created_at: file.created_at.clone(),
+            uid: file.uid,
+            created_at: file.created_at,
             size_bytes: file.size_bytes,
-            source_path: file.source.clone(),
+            source_path: file.source,
             reason: self.reason,
             message: self.message.clone(),
         })

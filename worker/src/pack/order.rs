@@ -1,6 +1,6 @@
 //! The order in which the files of a segment go into its shard.
 
-use des_shared::segment::{Segment, SegmentFile, ShardFormat};
+use des_shared::segment::{FileView, Segment, ShardFormat};
 
 /// A batch of small files is at most this many bytes by the manifest.
 const BATCH_BYTES: u64 = 1 << 20;
@@ -30,15 +30,14 @@ pub(crate) struct BatchPlan {
 }
 
 /// Whether a file becomes an object of its own.
-pub(crate) fn is_big(segment: &Segment, file: &SegmentFile) -> bool {
-    file.size_bytes > segment.options.big_file_threshold_bytes.min(des_shared::job::MAX_INLINE_BYTES)
+pub(crate) fn is_big(segment: &Segment, size_bytes: u64) -> bool {
+    size_bytes > segment.options.big_file_threshold_bytes.min(des_shared::job::MAX_INLINE_BYTES)
 }
 
 impl Order {
     pub(crate) fn of(segment: &Segment) -> Self {
-        let uid = |at: u32| segment.files[at as usize].uid.as_str().as_bytes();
-        let mut sorted: Vec<u32> = (0..segment.files.len() as u32).collect();
-        sorted.sort_by(|a, b| uid(*a).cmp(uid(*b)));
+        let uid = |at: u32| segment.files.at(at).uid;
+        let sorted = segment.files.by_uid();
         let mut duplicates: Vec<u32> =
             sorted.windows(2).filter(|pair| uid(pair[0]) == uid(pair[1])).map(|pair| pair[1]).collect();
         duplicates.sort_unstable();
@@ -61,26 +60,31 @@ impl Order {
         &self.files[plan.start..plan.end]
     }
 
+    /// The file at a position in packing order.
+    pub(crate) fn file<'a>(&self, segment: &'a Segment, at: usize) -> FileView<'a> {
+        segment.files.at(self.files[at])
+    }
+
     /// All files in packing order.
-    pub(crate) fn all<'a>(&'a self, segment: &'a Segment) -> impl Iterator<Item = &'a SegmentFile> {
-        self.files.iter().map(|at| &segment.files[*at as usize])
+    pub(crate) fn all<'a>(&'a self, segment: &'a Segment) -> impl Iterator<Item = FileView<'a>> {
+        self.files.iter().map(|at| segment.files.at(*at))
     }
 
     /// The batch that starts at a position; `None` at the end.
     pub(crate) fn batch(&self, segment: &Segment, start: usize, part_bytes: usize) -> Option<BatchPlan> {
-        let file = |at: usize| self.files.get(at).map(|position| &segment.files[*position as usize]);
-        let first = file(start)?;
+        let size = |at: usize| self.files.get(at).map(|position| segment.files.at(*position).size_bytes);
+        let first = size(start)?;
         if is_big(segment, first) {
             // Streamed: one part is filled while another is uploaded.
             return Some(BatchPlan { start, end: start + 1, bytes: 2 * part_bytes as u64, big: true });
         }
-        let (mut end, mut bytes) = (start + 1, first.size_bytes);
-        while let Some(next) = file(end)
+        let (mut end, mut bytes) = (start + 1, first);
+        while let Some(next) = size(end)
             && end - start < BATCH_FILES
-            && bytes.saturating_add(next.size_bytes) <= BATCH_BYTES
+            && bytes.saturating_add(next) <= BATCH_BYTES
             && !is_big(segment, next)
         {
-            (end, bytes) = (end + 1, bytes + next.size_bytes);
+            (end, bytes) = (end + 1, bytes + next);
         }
         Some(BatchPlan { start, end, bytes, big: false })
     }

@@ -55,7 +55,7 @@ async fn an_entry_of_another_size_does_not_count() {
     let world = World::new();
     let segment = world.segment(0, options(ShardFormat::V3, CodecChoice::None), vec![world.file("a", b"aaaa")]);
     let mut other = segment.clone();
-    other.files[0] = world.file("a", b"longer");
+    other.files = vec![world.file("a", b"longer")].into();
     // Under the first one's key, as a store without conditional writes might leave it.
     let mut job = world.pack_job(&other);
     job.key = layout::shard_key(&segment);

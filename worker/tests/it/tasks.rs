@@ -77,7 +77,7 @@ async fn a_worker_claims_no_more_than_it_can_start() {
     world.submit(&segments).await;
     let gate = Gate::new(world.sources());
     for segment in &segments {
-        gate.trick(segment.files[0].uid.as_str(), Trick::Wait);
+        gate.trick(segment.files.at(0).uid().as_str(), Trick::Wait);
     }
     let worker = world.worker_with(None, gate.clone(), 2, crate::world::LEASE).await;
     world.until("both slots are taken", |c| c.leased == 2).await;
@@ -184,7 +184,7 @@ async fn a_task_with_a_receipt_is_ended_without_being_packed() {
     }
     let gate = Gate::new(world.sources());
     for segment in &segments {
-        gate.trick(segment.files[0].uid.as_str(), Trick::Panic);
+        gate.trick(segment.files.at(0).uid().as_str(), Trick::Panic);
     }
     let worker = world.worker(None, gate).await;
     let counters = world.until("both tasks have ended", |c| c.open() == 0).await;

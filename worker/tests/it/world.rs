@@ -101,7 +101,14 @@ impl World {
     pub(crate) fn segment(&self, number: u32, options: PackOptions, files: Vec<SegmentFile>) -> Segment {
         let slot =
             Slot { date: ShardDate { year: 2024, month: 3, day: 1 }, index: 0x2a, n_bits: NBits::new(8).unwrap() };
-        Segment { task: TaskId { job: self.job, number }, slot, number, sequence: START_MS, options, files }
+        Segment {
+            task: TaskId { job: self.job, number },
+            slot,
+            number,
+            sequence: START_MS,
+            options,
+            files: files.into(),
+        }
     }
 
     pub(crate) fn pack_job(&self, segment: &Segment) -> PackJob {
@@ -295,7 +302,7 @@ pub(crate) async fn contents(world: &World, segment: &Segment) -> BTreeMap<Strin
 
 /// What the sources of a segment hold now.
 pub(crate) fn expected(segment: &Segment) -> BTreeMap<String, Vec<u8>> {
-    segment.files.iter().map(|f| (f.uid.as_str().to_owned(), std::fs::read(&f.source).unwrap())).collect()
+    segment.files.iter().map(|f| (f.uid.to_string(), std::fs::read(f.source.to_string()).unwrap())).collect()
 }
 
 fn walk(dir: &Path, prefix: &str, keys: &mut Vec<String>) {
