@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use des_tests::cluster::program;
-use des_tests::servers::{SeaweedFs, Supervised};
+use des_tests::proxy::{Proxy, Traffic};
+use des_tests::servers::{Redis, SeaweedFs, Supervised};
 use tempfile::TempDir;
 
 /// A port nobody listens on: it was free a moment ago and belongs to no server of ours.
@@ -127,4 +128,33 @@ async fn wrong_settings_are_all_named_before_anything_is_connected() {
     let (_, log, code) = refusal("des-retriever", &open).await;
     assert_eq!(code, Some(2), "{log}");
     assert!(log.contains("DES_API_KEYS") && log.contains("DES_ALLOW_ANONYMOUS"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_says_at_its_start_that_a_store_ignores_conditions() {
+    let s3 = SeaweedFs::start_open().await.unwrap();
+    let redis = Redis::start().await.unwrap();
+    let bucket = s3.new_bucket().await.unwrap();
+    let proxy = Proxy::start(s3.port()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (endpoint, url) = (format!("http://127.0.0.1:{}", proxy.port()), redis.url());
+    let mut env = s3_env(&endpoint, &bucket, SeaweedFs::credentials());
+    let dir = folder.path().to_str().unwrap();
+    env.extend([("DES_REDIS_URL", url.as_str()), ("DES_SOURCE_ROOTS", dir), ("DES_LISTEN", "127.0.0.1:0")]);
+    for (traffic, said) in
+        [(Traffic::Pass, "refuses a second writer"), (Traffic::LoseConditions, "ignores If-None-Match")]
+    {
+        proxy.set(traffic);
+        let place = tempfile::tempdir_in(folder.path()).unwrap();
+        let worker = program("des-worker").unwrap();
+        let process = Supervised::start(place.path(), &worker, std::iter::empty::<&str>(), &env).unwrap();
+        let log = || std::fs::read_to_string(place.path().join("log")).unwrap_or_default();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        // One line for the zone, one for the state store.
+        while log().matches(said).count() < 2 {
+            assert!(tokio::time::Instant::now() < deadline, "{said:?} is not said: {}", log());
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        drop(process);
+    }
 }

@@ -1,5 +1,6 @@
 //! Stores on a real S3 server, and on servers that are not there or not honest.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use des_shared::clock::Dice;
 use des_shared::retry::RetryPolicy;
 use des_shared::store::backend::{Backend, Layers};
 use des_shared::store::s3::{S3Config, S3Credentials, S3Store, S3Timeouts};
-use des_shared::store::{ByteRange, ObjectStore, SharedStore, StoreErrorKind, WriteOptions, contract};
+use des_shared::store::{ByteRange, ObjectStore, SharedStore, StoreErrorKind, WriteMode, WriteOptions, contract};
 use des_tests::proxy::{Proxy, Traffic};
 use des_tests::servers::SeaweedFs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -230,4 +231,29 @@ async fn answers_are_not_trusted() {
     let right = "HTTP/1.1 206 Partial\r\ncontent-length: 3\r\ncontent-range: bytes 2-4/10\r\n\r\ncde";
     let config = S3Config { endpoint_url: Some(canned(right).await), ..seaweed().await.config("bucket") };
     assert_eq!(open(&config).await.get("k", span()).await.expect("right").bytes, "cde");
+}
+
+#[tokio::test]
+async fn a_store_that_ignores_conditions_is_found_out_and_still_replaces_nothing() {
+    let server = SeaweedFs::start_open().await.expect("a server");
+    let bucket = server.new_bucket().await.expect("a bucket");
+    let proxy = Proxy::start(server.port()).await.expect("a proxy");
+    proxy.set(Traffic::LoseConditions);
+    let endpoint_url = Some(format!("http://127.0.0.1:{}", proxy.port()));
+    let store = open(&S3Config { endpoint_url, ..server.config(&bucket) }).await;
+    let (first, second) = (Bytes::from_static(b"first"), Bytes::from_static(b"second"));
+    // Without a look first, the promise of the caller's options is broken by the server.
+    store.put("unseen", first.clone(), &WriteOptions::create_only()).await.expect("put");
+    store.put("unseen", second.clone(), &WriteOptions::create_only()).await.expect("the server ignores the condition");
+    let found = store.probe("scratch/").await.expect("probe");
+    assert_eq!((found.conditional_put, found.conditional_complete), (false, false));
+    store.put("k", first.clone(), &WriteOptions::create_only()).await.expect("put");
+    let refused = store.put("k", second.clone(), &WriteOptions::create_only()).await.expect_err("the key is taken");
+    assert_eq!(refused.kind, StoreErrorKind::AlreadyExists, "{refused}");
+    let upload = store.create_upload("k", &BTreeMap::new()).await.expect("upload");
+    let part = store.put_part("k", &upload, 1, second).await.expect("part");
+    let refused =
+        store.complete_upload("k", &upload, &[part], WriteMode::CreateOnly).await.expect_err("the key is taken");
+    assert_eq!(refused.kind, StoreErrorKind::AlreadyExists, "{refused}");
+    assert_eq!(store.get("k", ByteRange::Full).await.expect("get").bytes, first);
 }

@@ -16,6 +16,9 @@ pub enum Traffic {
     Pass,
     /// Passes them on after a wait, in each direction.
     Delay(Duration),
+    /// Passes them on, and renames the HTTP header `if-none-match` on its way to the server, which is then one that
+    /// ignores conditions.
+    LoseConditions,
     /// Passes them to the server and loses its answers.
     LoseAnswers,
     /// Takes them and passes nothing on, as a network that swallows packets. What came meanwhile is delivered when
@@ -126,9 +129,19 @@ async fn copy(
         }
         match traffic {
             Traffic::LoseAnswers if answers => continue,
+            Traffic::LoseConditions if !answers => rename(&mut buffer[..n], b"if-none-match", b"x-was-ignored"),
             Traffic::Delay(wait) => tokio::time::sleep(wait).await,
             _ => {}
         }
         to.write_all(&buffer[..n]).await?;
+    }
+}
+
+/// Replaces a word by one of the same length. A request's headers come in one piece from a client that writes them so.
+fn rename(bytes: &mut [u8], from: &[u8], to: &[u8]) {
+    let found: Vec<usize> =
+        bytes.windows(from.len()).enumerate().filter(|(_, w)| *w == from).map(|(at, _)| at).collect();
+    for at in found {
+        bytes[at..at + to.len()].copy_from_slice(to);
     }
 }

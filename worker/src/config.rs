@@ -83,6 +83,8 @@ pub struct WorkerOptions {
     pub listen: Option<Listen>,
     /// Sizes and limits of packing.
     pub limits: crate::pack::PackLimits,
+    /// Whether to find out before the first claim what the stores honour. Not needed for folders.
+    pub probe_stores: bool,
 }
 
 #[cfg(test)]

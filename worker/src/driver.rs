@@ -7,12 +7,14 @@ use std::time::Duration;
 use des_shared::queue::{Lease, QueueError, TaskFailure, WorkerInfo};
 use des_shared::retry::{RetryPolicy, retry};
 use des_shared::service::Shutdown;
+use des_shared::store::SharedStore;
 use futures::FutureExt;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::capabilities;
 use crate::error::{Advice, PackError};
 use crate::execute::{TaskContext, execute};
 use crate::leases::{LeaseGuard, Leases};
@@ -32,6 +34,7 @@ pub(crate) struct Driver {
     pub(crate) lease: Duration,
     pub(crate) drain: Duration,
     pub(crate) shutdown: Shutdown,
+    pub(crate) probe_stores: bool,
 }
 
 impl Driver {
@@ -49,12 +52,22 @@ impl Driver {
         };
         let work = async {
             let mut running = JoinSet::new();
+            if self.probe_stores {
+                capabilities::find_out(self.stores(), &self.context.dice, &self.shutdown).await;
+            }
             self.claim_until_shutdown(&mut running, &leases, &force).await;
             self.hand_back(&mut running, &force).await;
             stop.cancel();
         };
         // Side by side in one task: none of the three can outlive the others.
         tokio::join!(beats, watch, work);
+    }
+
+    /// Every store this worker writes to.
+    fn stores(&self) -> Vec<(String, SharedStore)> {
+        let zones = self.context.zones.all().iter();
+        let zones = zones.map(|zone| (format!("zone {:?}", zone.name), zone.store.clone()));
+        zones.chain([("the state store".to_owned(), self.context.state.objects().clone())]).collect()
     }
 
     async fn claim_until_shutdown(&self, running: &mut JoinSet<()>, leases: &Leases, force: &CancellationToken) {

@@ -13,6 +13,7 @@ pub mod source;
 mod adopt;
 mod bigfile;
 mod buffer;
+mod capabilities;
 mod checkpoint;
 mod driver;
 mod execute;
@@ -102,6 +103,7 @@ pub async fn start(options: WorkerOptions, deps: Deps, shutdown: Shutdown) -> io
         lease: options.lease,
         drain: options.drain,
         shutdown: shutdown.clone(),
+        probe_stores: options.probe_stores,
         context: Arc::new(TaskContext {
             queue: deps.queue,
             state: deps.state,

@@ -83,6 +83,7 @@ async fn run(config: WorkerConfig) -> Result<(), Box<dyn std::error::Error>> {
         drain: config.listen.drain,
         listen: Some(config.listen),
         limits: PackLimits::default(),
+        probe_stores: true,
     };
     let shutdown = Shutdown::new();
     let signals = tokio::spawn(shutdown.on_signals()?);

@@ -232,6 +232,7 @@ impl Parts<'_> {
             drain: DRAIN,
             listen: None,
             limits: des_worker::pack::PackLimits::default(),
+            probe_stores: false,
         };
         let registry = Metrics::new();
         let deps = des_worker::Deps {

@@ -179,6 +179,15 @@ fn compressed_manifests_and_standard_input_are_read() {
     assert!(output.status.success());
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(result["files"]["packed"], 1);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(line.as_bytes()).unwrap();
+    fs::write(dir.path().join("list.gz"), gzip.finish().unwrap()).unwrap();
+    fs::write(dir.path().join("list.zst"), zstd::encode_all(line.as_bytes(), 1).unwrap()).unwrap();
+    for name in ["list.gz", "list.zst"] {
+        let result =
+            des_in(dir.path(), &[], &["--json", "pack", name, "--output-dir", name.trim_start_matches("list.")]);
+        assert_eq!(result.code(0).json()["files"]["packed"], 1, "{name}");
+    }
 }
 
 #[test]

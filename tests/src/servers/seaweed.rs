@@ -27,6 +27,13 @@ const ADMIN_SECRET_KEY: &str = "des-admin-secret";
 /// The one server of this test process. It is never dropped: its supervisor ends it with the process.
 static SHARED: OnceCell<Arc<SeaweedFs>> = OnceCell::const_new();
 
+/// Who may do what.
+#[derive(Clone, Copy, Debug)]
+enum Access {
+    ByKey,
+    Everybody,
+}
+
 /// A real S3 server.
 #[derive(Debug)]
 pub struct SeaweedFs {
@@ -50,10 +57,22 @@ impl SeaweedFs {
     /// # Errors
     /// [`ServerError`].
     pub async fn start() -> Result<Self, ServerError> {
+        Self::start_with(Access::ByKey).await
+    }
+
+    /// A server of one's own that looks at no signature, so that requests may be changed on their way to it.
+    ///
+    /// # Errors
+    /// [`ServerError`].
+    pub async fn start_open() -> Result<Self, ServerError> {
+        Self::start_with(Access::Everybody).await
+    }
+
+    async fn start_with(access: Access) -> Result<Self, ServerError> {
         let program = find_weed()?;
         let mut last = not_started("no ports were free".to_owned(), String::new());
         for _ in 0..PORT_TRIES {
-            match launch(&program).await {
+            match launch(&program, access).await {
                 Ok(server) => return Ok(server),
                 // Most likely another process took a port first.
                 Err(error) => last = error,
@@ -165,7 +184,7 @@ impl SeaweedFs {
     }
 }
 
-async fn launch(program: &Path) -> Result<SeaweedFs, ServerError> {
+async fn launch(program: &Path, access: Access) -> Result<SeaweedFs, ServerError> {
     let failed = |e: std::io::Error| not_started(e.to_string(), String::new());
     let folder = tempfile::Builder::new().prefix("des-seaweed-").tempdir().map_err(failed)?;
     let identity = |name: &str, (key, secret): (&str, &str), actions: &[&str]| serde_json::json!({"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions});
@@ -177,7 +196,7 @@ async fn launch(program: &Path) -> Result<SeaweedFs, ServerError> {
     std::fs::write(folder.path().join("s3.json"), identities).map_err(failed)?;
     std::fs::create_dir(folder.path().join("data")).map_err(failed)?;
     let ports = ports::free_with_twins(4);
-    let args = [
+    let mut args = vec![
         "-logtostderr=true".to_owned(),
         "server".to_owned(),
         "-dir=data".to_owned(),
@@ -189,13 +208,16 @@ async fn launch(program: &Path) -> Result<SeaweedFs, ServerError> {
         format!("-filer.port={}", ports[2]),
         "-s3".to_owned(),
         format!("-s3.port={}", ports[3]),
-        "-s3.config=s3.json".to_owned(),
         "-s3.port.iceberg=0".to_owned(),
         "-s3.port.lance=0".to_owned(),
         "-master.volumeSizeLimitMB=256".to_owned(),
         "-volume.max=0".to_owned(),
         "-master.telemetry=false".to_owned(),
     ];
+    match access {
+        Access::ByKey => args.push("-s3.config=s3.json".to_owned()),
+        Access::Everybody => {}
+    }
     let process = Supervised::start(folder.path(), program, args, &[]).map_err(failed)?;
     let mut server = SeaweedFs { process, _folder: folder, port: ports[3] };
     server.wait_ready().await?;

@@ -244,6 +244,7 @@ async fn health_and_metrics_are_served_on_the_workers_own_port() {
         drain,
         listen: Some(listen),
         limits: crate::world::limits(),
+        probe_stores: false,
     };
     let shutdown = des_shared::service::Shutdown::new();
     let worker = des_worker::start(options, deps, shutdown.clone()).await.unwrap();

@@ -185,6 +185,7 @@ impl World {
             drain: Duration::from_secs(20),
             listen: None,
             limits: limits(),
+            probe_stores: false,
         };
         let shutdown = Shutdown::new();
         let running = start(options, deps, shutdown.clone()).await.unwrap();
