@@ -35,6 +35,9 @@ struct Opened {
 /// read itself.
 pub(super) async fn read_all(roots: Arc<SourceRoots>, files: Vec<SegmentFile>) -> Vec<Result<Bytes, SourceError>> {
     let count = files.len();
+    if count == 0 {
+        return Vec::new();
+    }
     let read = move || files.iter().map(|file| read_one(&roots, file)).collect();
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| {
         let lost = SourceError::Worker(format!("the reading thread ended: {e}"));
