@@ -81,7 +81,9 @@ impl Submission {
             let options = self.options.as_object().expect("an object");
             let query: Vec<String> = options
                 .iter()
-                .map(|(name, value)| format!("{name}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+                .map(|(name, value)| {
+                    format!("{name}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+                })
                 .collect();
             let lines: String = self.entries().iter().map(|entry| format!("{entry}\n")).collect();
             (format!("/v1/jobs?{}", query.join("&")), "application/x-ndjson", lines)

@@ -130,7 +130,9 @@ impl Ledger {
         let current = self.facts().grants.get(&task).copied();
         match current {
             Some(grant) if grant.token == token && (!grant.finished || what == "commit") => {}
-            other => self.violation(format!("{what} of task {task} was accepted under {token}, the lease is {other:?}")),
+            other => {
+                self.violation(format!("{what} of task {task} was accepted under {token}, the lease is {other:?}"))
+            }
         }
     }
 

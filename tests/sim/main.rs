@@ -35,7 +35,8 @@ fn number(name: &str, default: u64) -> u64 {
 fn explain(seed: u64, violations: &[String]) -> String {
     let again = run(seed, true);
     let path = std::env::temp_dir().join(format!("des-sim-{seed}.log"));
-    let kept = std::fs::write(&path, again.log.join("\n")).map_or_else(|e| e.to_string(), |()| path.display().to_string());
+    let kept =
+        std::fs::write(&path, again.log.join("\n")).map_or_else(|e| e.to_string(), |()| path.display().to_string());
     format!("seed {seed}: {violations:#?}\nlog: {kept}\nagain: DES_SIM_SEED={seed} DES_SIM_RUNS=1")
 }
 

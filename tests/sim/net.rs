@@ -106,7 +106,11 @@ impl Net {
     /// A server goes away or comes back.
     pub(crate) fn set_away(&self, target: Target, away: bool) {
         let mut all = self.away.lock().unwrap_or_else(PoisonError::into_inner);
-        if away { all.insert(target) } else { all.remove(&target) };
+        if away {
+            all.insert(target)
+        } else {
+            all.remove(&target)
+        };
     }
 
     fn is_away(&self, target: Target) -> bool {
@@ -173,7 +177,13 @@ impl fmt::Debug for Node {
 
 impl Node {
     pub(crate) fn new(net: &Arc<Net>, name: String) -> Arc<Self> {
-        Arc::new(Self { net: Arc::clone(net), name, gate: Mutex::new(Gate::Open), opened: Notify::new(), cut: Mutex::default() })
+        Arc::new(Self {
+            net: Arc::clone(net),
+            name,
+            gate: Mutex::new(Gate::Open),
+            opened: Notify::new(),
+            cut: Mutex::default(),
+        })
     }
 
     pub(crate) fn freeze(&self, frozen: bool) {
@@ -192,7 +202,11 @@ impl Node {
     /// The process cannot reach a server, or can again.
     pub(crate) fn set_cut(&self, target: Target, cut: bool) {
         let mut all = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
-        if cut { all.insert(target) } else { all.remove(&target) };
+        if cut {
+            all.insert(target)
+        } else {
+            all.remove(&target)
+        };
     }
 
     /// Returns when the process runs; never once it is dead.

@@ -228,7 +228,11 @@ impl Queue for NetQueue {
             async move {
                 s.queue.set_paused(job, paused).await?;
                 let mut facts = s.ledger().facts();
-                if paused { facts.held_back.insert(job) } else { facts.held_back.remove(&job) };
+                if paused {
+                    facts.held_back.insert(job)
+                } else {
+                    facts.held_back.remove(&job)
+                };
                 Ok(())
             }
             .boxed()

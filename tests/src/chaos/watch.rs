@@ -8,7 +8,6 @@ use des_shared::clock::Dice;
 use des_shared::ids::{FencingToken, TaskId};
 use des_shared::queue::redis::{RedisOptions, RedisQueue};
 use des_shared::queue::{QueueConfig, QueueError, SharedQueue, TaskState};
-use futures::TryStreamExt;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -57,7 +56,7 @@ struct Seen {
 
 /// The watcher. Dropping it ends it.
 #[derive(Debug)]
-pub struct Watcher {
+pub(super) struct Watcher {
     seen: Arc<Mutex<Seen>>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
@@ -66,7 +65,7 @@ pub struct Watcher {
 ///
 /// # Errors
 /// When the URL makes no sense.
-pub fn queue_of(cluster: &Cluster) -> Result<SharedQueue, ChaosError> {
+pub(super) fn queue_of(cluster: &Cluster) -> Result<SharedQueue, ChaosError> {
     let dice = Arc::new(Dice::from_os());
     let queue = RedisQueue::new(&RedisOptions::new(cluster.redis.url()), QueueConfig::default(), dice);
     Ok(Arc::new(queue.map_err(|e| ChaosError(format!("queue: {e}")))?))
@@ -77,7 +76,7 @@ impl Watcher {
     ///
     /// # Errors
     /// When the queue cannot be opened.
-    pub fn start(cluster: &Cluster) -> Result<Self, ChaosError> {
+    pub(super) fn start(cluster: &Cluster) -> Result<Self, ChaosError> {
         let seen: Arc<Mutex<Seen>> = Arc::default();
         let queue = queue_of(cluster)?;
         let (client, buckets) = (cluster.s3.client(), cluster.buckets.clone());
@@ -102,15 +101,12 @@ impl Watcher {
                 }
             }
         };
-        let tasks = vec![
-            AbortOnDropHandle::new(tokio::spawn(looking)),
-            AbortOnDropHandle::new(tokio::spawn(listing)),
-        ];
+        let tasks = vec![AbortOnDropHandle::new(tokio::spawn(looking)), AbortOnDropHandle::new(tokio::spawn(listing))];
         Ok(Self { seen, _tasks: tasks })
     }
 
     /// A worker process ends now; `term` when it was asked to.
-    pub fn ends(&self, pid: i32, term: bool) {
+    pub(super) fn ends(&self, pid: i32, term: bool) {
         let mut seen = lock(&self.seen);
         let (now, disturbances, mark) = (Instant::now(), seen.disturbances, format!("{pid}"));
         let held: Vec<_> = seen
@@ -125,27 +121,27 @@ impl Watcher {
     }
 
     /// The queue is disturbed, or so many workers are that waits say nothing.
-    pub fn disturb(&self) {
+    pub(super) fn disturb(&self) {
         lock(&self.seen).disturbances += 1;
     }
 
     /// Every wait so far.
-    pub fn waits(&self) -> Vec<Wait> {
+    pub(super) fn waits(&self) -> Vec<Wait> {
         lock(&self.seen).waits.clone()
     }
 
     /// Shards that were seen with two different contents.
-    pub fn republished(&self) -> Vec<String> {
+    pub(super) fn republished(&self) -> Vec<String> {
         lock(&self.seen).republished.clone()
     }
 
     /// Shards seen so far.
-    pub fn shards(&self) -> usize {
+    pub(super) fn shards(&self) -> usize {
         lock(&self.seen).shards.len()
     }
 
     /// What the queue's auditor found.
-    pub fn audits(&self) -> Vec<String> {
+    pub(super) fn audits(&self) -> Vec<String> {
         lock(&self.seen).audits.clone()
     }
 }
