@@ -8,6 +8,7 @@ use bytes::Bytes;
 use des_shared::segment::{PackOptions, Segment};
 use des_shared::shard::{Encoder, PackDictionary, PayloadInfo};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
 use crate::error::PackError;
@@ -65,6 +66,9 @@ impl Encoders {
     ) -> Result<(Vec<(u32, Stored)>, Duration), PackError> {
         let thread = self.budget.thread().await;
         let (this, segment) = (self.clone(), Arc::clone(segment));
+        // A blocking thread cannot be dropped: it looks whether anybody still waits for its answer.
+        let unwanted = CancellationToken::new();
+        let _until_dropped = unwanted.clone().drop_guard();
         let work = move || {
             let _thread = thread;
             let began = Instant::now();
@@ -72,7 +76,9 @@ impl Encoders {
             let largest = files.iter().map(|(_, raw)| raw.len()).max().unwrap_or(0);
             let mut stored = Vec::with_capacity(files.len());
             for (file, raw) in files {
-                let encoded = encoder.encode(segment.files[file as usize].uid.as_str(), &raw)?;
+                let uid = segment.files[file as usize].uid.as_str();
+                let encoded = encoder.encode_unless(uid, &raw, &|| unwanted.is_cancelled())?;
+                let Some(encoded) = encoded else { return Err(PackError::Draining) };
                 let info = encoded.info;
                 let bytes = match encoded.bytes {
                     std::borrow::Cow::Borrowed(_) => raw,
