@@ -177,7 +177,7 @@ impl Target<'_> {
             }
             if buffer.len() >= part_bytes || (chunk.is_none() && !buffer.is_empty()) {
                 if let Some(before) = running.take() {
-                    tags.push(join_blocking(before.detach()).await?);
+                    tags.push(join_blocking(before).await?);
                 }
                 number += 1;
                 let next = if chunk.is_some() { self.part(part_bytes)? } else { Vec::new() };
@@ -191,7 +191,7 @@ impl Target<'_> {
             }
         }
         if let Some(last) = running.take() {
-            tags.push(join_blocking(last.detach()).await?);
+            tags.push(join_blocking(last).await?);
         }
         Ok((tags, hasher.finalize().into()))
     }

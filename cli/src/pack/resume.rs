@@ -18,8 +18,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use des_shared::store::SharedStore;
 use des_shared::store::local::{LocalStore, TEMP_PREFIX};
-use des_shared::store::{ObjectStore, SharedStore};
 use des_worker::pack::PartMark;
 use serde::{Deserialize, Serialize};
 

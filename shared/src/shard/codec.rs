@@ -25,8 +25,11 @@ pub(super) const MAX_DICTIONARY_RAW: u64 = 1 << 20;
 
 /// From this level on, a file of the largest inline size can take longer than a second, up to a minute at 22.
 const SLOW_LEVEL: i32 = 10;
-/// Bytes of a file compressed at a slow level between two looks at whether anybody still wants it: 0.2 s at level 22.
-const STEP_BYTES: usize = 256 * 1024;
+/// Files from this size on are compressed step by step at a slow level.
+const SLOW_BYTES: usize = 256 * 1024;
+/// Bytes between two looks at whether anybody still wants the file: half a zstd block, so at most one block is finished
+/// in between, about 0.1 s at level 22.
+const STEP_BYTES: usize = 64 * 1024;
 
 /// False for names whose content is already compressed, judged by the extension of the last path component.
 pub fn should_compress(uid: &str) -> bool {
@@ -114,7 +117,7 @@ impl Encoder {
         encoded.ok_or_else(|| ShardError::Usage("stopped although nobody asked for it".to_owned()))
     }
 
-    /// [`Self::encode`] that can be stopped: `None` soon after `stopped` says so, within about 0.2 s. The bytes are the
+    /// [`Self::encode`] that can be stopped: `None` soon after `stopped` says so, also in the middle of a large file. The bytes are the
     /// same as those of [`Self::encode`].
     ///
     /// # Errors
@@ -155,7 +158,7 @@ impl Encoder {
                     let prepared = dictionary.prepared();
                     context.compress_using_cdict(&mut self.scratch, raw, prepared).map_err(zstd_failed)?;
                     Codec::ZstdDict
-                } else if *slow && raw.len() > STEP_BYTES {
+                } else if *slow && raw.len() >= SLOW_BYTES {
                     match compress_in_steps(context, &mut self.scratch, raw, stopped)? {
                         Some(true) => Codec::Zstd,
                         Some(false) => Codec::None,
@@ -363,4 +366,39 @@ pub fn zstd_window_len(frame: &[u8]) -> Option<u64> {
     let window = *frame.get(5)?;
     let base = 1u64 << (10 + (window >> 3));
     Some(base + base / 8 * u64::from(window & 7))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Level 22 takes a large file far longer than a second; whoever stops does not wait for its end.
+    #[test]
+    fn a_slow_compression_is_stopped_between_two_blocks_and_otherwise_the_same() {
+        let raw: Vec<u8> = (0..300_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        let options = PackOptions { level: 22, ..PackOptions::default() };
+        let looks = std::cell::Cell::new(0);
+        let mut encoder = Encoder::new(&options, None).unwrap();
+        let stopped = encoder.encode_unless("a", &raw, &|| {
+            looks.set(looks.get() + 1);
+            looks.get() > 3
+        });
+        assert_eq!(stopped.unwrap(), None);
+        assert_eq!(looks.get(), 4, "not even one step more");
+        looks.set(0);
+        let encoded = encoder.encode_unless("a", &raw, &|| {
+            looks.set(looks.get() + 1);
+            false
+        });
+        let encoded = encoded.unwrap().unwrap();
+        assert!(looks.get() > raw.len() / STEP_BYTES, "{} looks", looks.get());
+        assert_eq!(encoded, Encoder::new(&options, None).unwrap().encode("a", &raw).unwrap());
+        assert_eq!(encoded.info.codec, Codec::Zstd);
+        let mut context = new_context().unwrap();
+        assert_eq!(decompress_zstd(&mut context, &encoded.bytes, raw.len() as u64, None).unwrap(), raw);
+        // What does not shrink is kept as it is, also step by step.
+        let dice = crate::clock::Dice::seeded(1);
+        let noise: Vec<u8> = (0..10_000).flat_map(|_| dice.bytes::<64>()).collect();
+        assert_eq!(encoder.encode("b", &noise).unwrap().info.codec, Codec::None);
+    }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use des_shared::segment::{PackOptions, Segment};
 use des_shared::shard::{Encoder, PackDictionary, PayloadInfo};
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -96,8 +97,8 @@ impl Encoders {
     }
 }
 
-/// The answer of a blocking thread. Its panic becomes this task's, which its owner turns into a failed attempt.
-pub(crate) async fn join_blocking<T>(handle: tokio::task::JoinHandle<T>) -> T {
+/// The answer of a blocking thread or of a task. Its panic becomes this task's, which its owner turns into a failed attempt.
+pub(crate) async fn join_blocking<T>(handle: impl Future<Output = Result<T, JoinError>>) -> T {
     match handle.await {
         Ok(answer) => answer,
         Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
