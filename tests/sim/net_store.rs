@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use des_shared::store::memory::MemoryStore;
 use des_shared::store::{
-    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, PendingUpload,
-    StoreError, StoreErrorKind, WriteMode, WriteOptions,
+    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, StoreError,
+    StoreErrorKind, UploadMeta, WriteMode, WriteOptions,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -221,11 +221,11 @@ impl ObjectStore for NetStore {
         .await
     }
 
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<PendingUpload>, StoreError> {
+    async fn list_uploads(&self, prefix: &str, limit: usize) -> Result<Vec<UploadMeta>, StoreError> {
         let name = prefix.to_owned();
         self.ask("list_uploads", prefix, move |s| {
             let name = name.clone();
-            async move { s.list_uploads(&name).await }.boxed()
+            async move { s.list_uploads(&name, limit).await }.boxed()
         })
         .await
     }

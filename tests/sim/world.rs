@@ -169,6 +169,8 @@ impl World {
             name: node.name.clone(),
             slots: 1 + self.dice.up_to(1) as u32,
             lease: if deluded { LEASE * 100 } else { LEASE },
+            heartbeat: if deluded { LEASE * 100 } else { Duration::from_secs(1) },
+            stall: Duration::from_mins(10),
             drain: Duration::from_secs(5),
             listen: None,
             limits: self.limits.clone(),

@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 
-use super::call::{Call, MAX_PAGE, Operation};
+use super::call::{Call, Operation};
 use super::{
-    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, PendingUpload,
-    StoreError, StoreErrorKind, WriteMode, WriteOptions,
+    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, StoreError,
+    StoreErrorKind, UploadMeta, WriteMode, WriteOptions,
 };
 use crate::clock::Clock;
 
@@ -258,11 +258,11 @@ impl ObjectStore for MemoryStore {
         Ok(())
     }
 
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<PendingUpload>, StoreError> {
+    async fn list_uploads(&self, prefix: &str, limit: usize) -> Result<Vec<UploadMeta>, StoreError> {
         self.call(Operation::ListUploads, prefix).check_prefix(0)?;
         let state = self.state();
-        let found = state.uploads.iter().filter(|(_, upload)| upload.key.starts_with(prefix)).take(MAX_PAGE);
-        let view = |(id, upload): (&String, &Upload)| PendingUpload {
+        let found = state.uploads.iter().filter(|(_, upload)| upload.key.starts_with(prefix)).take(limit);
+        let view = |(id, upload): (&String, &Upload)| UploadMeta {
             key: upload.key.clone(),
             upload_id: id.clone(),
             started_ms: upload.started_ms,
