@@ -30,7 +30,10 @@ impl Core {
     /// Makes the queue know the job and all its tasks, settled where there is a receipt.
     pub(crate) async fn restore(&self, record: &JobRecord, plan: &PlanRecord) -> Result<(), Error> {
         let job = record.id;
+        self.no_shard_is_going().await?;
         self.queue().add_job(job, record.options.share).await?;
+        // Before its tasks, so that none of a paused or cancelled job is handed out in between.
+        self.apply_control(job).await?;
         for (batch, sizes) in plan.tasks.chunks(BATCH).enumerate() {
             let first = (batch * BATCH) as u32;
             let receipts = self.receipts_between(job, first, sizes.len()).await?;
@@ -98,7 +101,7 @@ impl Core {
     }
 
     /// The numbers of the tasks `first .. first + count` that have a receipt, ascending.
-    async fn receipt_numbers(&self, job: JobId, first: u32, count: usize) -> Result<Vec<u32>, Error> {
+    pub(crate) async fn receipt_numbers(&self, job: JobId, first: u32, count: usize) -> Result<Vec<u32>, Error> {
         let prefix = layout::receipt_prefix(job);
         let end = u64::from(first) + count as u64;
         let mut after = first.checked_sub(1).map(|number| layout::receipt(TaskId { job, number }));
