@@ -136,13 +136,7 @@ impl Config {
         };
         let limits = read_limits(values);
         n_bits?;
-        Some(Self {
-            listen: listen?,
-            defaults: defaults?,
-            roots: roots?,
-            spool_dir: spool_dir?,
-            limits: limits?,
-        })
+        Some(Self { listen: listen?, defaults: defaults?, roots: roots?, spool_dir: spool_dir?, limits: limits? })
     }
 }
 

@@ -70,9 +70,10 @@ impl Core {
                 "could not be planned",
                 "its error says what is wrong with its manifest; correct that and submit it as a new job",
             ),
-            Outcome::Open | Outcome::Packed => {
-                wrong(&format!("is {}", end.state.label()), "none of its files failed, so there is nothing to try again")
-            }
+            Outcome::Open | Outcome::Packed => wrong(
+                &format!("is {}", end.state.label()),
+                "none of its files failed, so there is nothing to try again",
+            ),
         }
     }
 
@@ -137,9 +138,8 @@ impl Core {
 fn manifest_of(list: &Bytes) -> Result<Bytes, Error> {
     let mut lines = Vec::with_capacity(list.len());
     for line in list.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        let file: FailedFile = serde_json::from_slice(line).map_err(|e| {
-            Error::State(StateError::Corrupt { key: "a failure list".to_owned(), why: e.to_string() })
-        })?;
+        let file: FailedFile = serde_json::from_slice(line)
+            .map_err(|e| Error::State(StateError::Corrupt { key: "a failure list".to_owned(), why: e.to_string() }))?;
         let line = Line {
             uid: file.uid.as_str(),
             created_at: &file.created_at,

@@ -207,11 +207,8 @@ mod tests {
     fn only_what_des_writes_is_ours() {
         let job = JobId::from_parts(1_700_000_000_000, [1; 10]);
         let sha = "0123456789abcdef".repeat(4);
-        let ours = [
-            "20250310_1F_0000-0123456789abcdef.des".to_owned(),
-            format!("_bigFiles/{sha}"),
-            layout::manifest(job),
-        ];
+        let ours =
+            ["20250310_1F_0000-0123456789abcdef.des".to_owned(), format!("_bigFiles/{sha}"), layout::manifest(job)];
         assert!(ours.iter().all(|key| is_ours(key)));
         let others = [
             "20250310_1F_0000.des".to_owned(),

@@ -159,7 +159,8 @@ impl Core {
     pub(crate) async fn detail(&self, record: &JobRecord) -> Result<JobDetail, Error> {
         let standing = self.stand(record.id).await?;
         let progress = self.progress(record, &standing);
-        let active = if standing.end.is_none() && !standing.stale { self.active_tasks(record.id).await } else { vec![] };
+        let active =
+            if standing.end.is_none() && !standing.stale { self.active_tasks(record.id).await } else { vec![] };
         Ok(JobDetail { body: self.body_of(record, &standing), progress, active })
     }
 

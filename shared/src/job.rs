@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::JobId;
-use crate::queue::JobShare;
+use crate::queue::{JobShare, MAX_RUNNING};
 use crate::routing::NBits;
 use crate::segment::{CodecChoice, PackOptions, ShardFormat};
 
@@ -82,7 +82,7 @@ pub struct JobRequest {
     /// Share among jobs of one priority; 1 to 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
-    /// Most tasks of the job that run at the same time, at least 1; unbounded when it says nothing.
+    /// Most tasks of the job that workers hold at the same time; 1 to 100,000. No bound when it is not named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_running: Option<u32>,
 }
@@ -187,8 +187,10 @@ pub fn share_problems(share: JobShare) -> Vec<String> {
     if !(1..=1000).contains(&weight) {
         wrong.push(format!("weight is {weight}; expected 1 to 1000"));
     }
-    if max_running == Some(0) {
-        wrong.push("max_running is 0; expected 1 or more, or pause the job".to_owned());
+    if let Some(max) = max_running
+        && !(1..=MAX_RUNNING).contains(&max)
+    {
+        wrong.push(format!("max_running is {max}; expected 1 to {MAX_RUNNING}; pausing a job keeps all of it back"));
     }
     wrong
 }

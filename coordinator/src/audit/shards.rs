@@ -90,13 +90,7 @@ impl Audit {
         self.tell(finding).await
     }
 
-    async fn ended(
-        &mut self,
-        record: &JobRecord,
-        plan: &PlanRecord,
-        end: &EndRecord,
-        sums: Sums,
-    ) -> Result<(), Stop> {
+    async fn ended(&mut self, record: &JobRecord, plan: &PlanRecord, end: &EndRecord, sums: Sums) -> Result<(), Stop> {
         let told = Sums { receipts: plan.tasks.len() as u64, packed: end.files_packed, failed: end.files_failed };
         let adds_up = end.files_packed + end.files_failed == plan.files;
         // Receipts of a job whose retention is over go one by one, after its record's place in the listing.
