@@ -18,7 +18,7 @@ const FIRM: u32 = 3;
 
 impl Core {
     /// Reads the stored manifest piece by piece: each piece is a call of its own that the store's retries cover.
-    async fn feed_manifest(&self, record: &JobRecord, writer: PipeWriter) {
+    pub(crate) async fn feed_manifest(&self, record: &JobRecord, writer: PipeWriter) {
         let key = layout::manifest(record.id);
         let mut at = 0;
         while at < record.manifest_bytes {
