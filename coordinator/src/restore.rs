@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use des_shared::ids::{JobId, TaskId};
 use des_shared::job::{JobRecord, PlanRecord};
 use des_shared::layout;
-use des_shared::queue::{JobCounters, NewTask};
+use des_shared::queue::{JobCounters, NewTask, QueueError, TaskView};
 use des_shared::receipt::Receipt;
 use des_shared::state::StateError;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -76,6 +76,14 @@ impl Core {
             }
         }
         Ok(settled)
+    }
+
+    /// Tasks as the queue sees them; none when it does not know the job (any more).
+    pub(crate) async fn tasks_if_known(&self, job: JobId, first: u32, limit: usize) -> Result<Vec<TaskView>, Error> {
+        match self.queue().tasks(job, first, limit).await {
+            Err(QueueError::UnknownJob(_)) => Ok(Vec::new()),
+            other => Ok(other?),
+        }
     }
 
     /// The receipts of the tasks `first .. first + count`, by number.

@@ -173,7 +173,7 @@ impl Core {
         for job in self.queue().jobs().await? {
             let mut from = 0;
             loop {
-                let tasks = self.queue().tasks(job, from, TASKS).await?;
+                let tasks = self.tasks_if_known(job, from, TASKS).await?;
                 let (full, last) = (tasks.len() == TASKS, tasks.last().map(|task| task.number));
                 uploads.extend(tasks.into_iter().filter_map(|task| Some(task.checkpoint?.upload_id)));
                 match last.and_then(|last| last.checked_add(1)) {

@@ -23,7 +23,6 @@ pub enum Hold {
 
 impl Hold {
     /// Whether nothing holds the job.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
     pub fn is_none(&self) -> bool {
         *self == Self::None
     }

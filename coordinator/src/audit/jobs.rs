@@ -126,7 +126,7 @@ impl Audit {
     async fn tasks(&mut self, job: JobId, plan: &PlanRecord) -> Result<(), Stop> {
         for first in (0..plan.tasks.len() as u32).step_by(BATCH) {
             // The queue first: whoever commits has written the receipt before.
-            let tasks = self.core.queue().tasks(job, first, BATCH).await?;
+            let tasks = self.core.tasks_if_known(job, first, BATCH).await?;
             let finished = self.core.receipt_numbers(job, first, BATCH).await?;
             let doubtful: Vec<u32> = tasks
                 .iter()
@@ -154,7 +154,7 @@ impl Audit {
 
     /// One doubtful task, looked at again.
     async fn task(&mut self, id: TaskId) -> Result<(), Stop> {
-        let view = self.core.queue().tasks(id.job, id.number, 1).await?;
+        let view = self.core.tasks_if_known(id.job, id.number, 1).await?;
         let state = view.iter().find(|task| task.number == id.number).map(|task| task.state);
         let receipt = self.core.state().receipt(id).await?;
         if self.is_over(id.job).await? {

@@ -3,7 +3,6 @@
 use des_shared::job::JobState;
 use des_shared::queue::{Queue, TaskFailure};
 use des_shared::receipt::DeadTask;
-use serde_json::json;
 
 use crate::harness::{World, lines, until};
 

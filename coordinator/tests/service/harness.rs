@@ -264,6 +264,21 @@ impl World {
         .await;
     }
 
+    /// Packs until the job has ended or was removed, whatever the queue loses meanwhile.
+    pub(crate) async fn pack_all_tolerantly(&self, job: JobId) {
+        use des_shared::queue::Queue;
+        let worker = self.worker();
+        until("the job to end", async || {
+            for lease in self.memory.claim(&worker, 10).await.expect("a claim") {
+                let receipt = self.write_receipt(&lease).await;
+                drop(self.memory.commit(lease.task, lease.token, &receipt.totals).await);
+            }
+            let ended = self.state.end(job).await.expect("a read").is_some();
+            (ended || self.state.job(job).await.expect("a read").is_none()).then_some(())
+        })
+        .await;
+    }
+
     /// Claims every task of a job that is alone in the queue.
     pub(crate) async fn claim_all(&self, job: JobId) -> Vec<Lease> {
         let tasks = self.planned(job).await.tasks.len();
