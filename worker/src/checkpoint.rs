@@ -25,8 +25,6 @@ const AT_ONCE: usize = 8;
 /// With more holders than this in one checkpoint the marks are written again under one token: the record in the
 /// queue is bounded.
 const MAX_WRITERS: usize = 24;
-/// The longest mark that is read, in bytes.
-const MAX_MARK_BYTES: usize = 1 << 30;
 
 /// The checkpoints of one lease.
 #[derive(Debug)]
@@ -86,8 +84,8 @@ impl PackHooks for LeaseHooks {
         };
         let asked = Instant::now();
         match self.queue.checkpoint(task, token, &checkpoint).await {
-            Ok(_) => {
-                self.lease.renewed(asked);
+            Ok(answer) => {
+                self.lease.renewed(answer, asked);
                 self.metrics.checkpointed();
                 Ok(true)
             }
@@ -104,8 +102,7 @@ impl PackHooks for LeaseHooks {
 }
 
 async fn write_mark(state: &StateStore, task: TaskId, token: FencingToken, mark: &PartMark) -> Result<(), PackError> {
-    let bytes = bincode::serde::encode_to_vec(mark, bincode::config::standard()).expect("a mark always encodes");
-    state.write_bytes(&layout::checkpoint_part(task, token, mark.tag.number), bytes.into()).await?;
+    state.write_bytes(&layout::checkpoint_part(task, token, mark.tag.number), mark.encode().into()).await?;
     Ok(())
 }
 
@@ -130,32 +127,38 @@ pub(crate) async fn load(
         .map(|name| async move {
             let bytes = state.read_bytes(&name).await?;
             let bytes = bytes.ok_or_else(|| PackError::BadCheckpoint(format!("{name} does not exist")))?;
-            decode(&name, &bytes)
+            PartMark::decode(&bytes).map_err(|e| PackError::BadCheckpoint(format!("{name}: {e}")))
         })
         .buffered(AT_ONCE)
         .try_collect()
         .await?;
-    let parts = store.list_parts(key, &checkpoint.upload_id).await?;
-    for (mark, number) in marks.iter().zip(1..) {
-        check(mark, number, &digest.to_string(), &checkpoint.upload_id, &parts)?;
-    }
-    let sum: u64 = marks.iter().map(|mark| mark.tag.size).sum();
+    agree((store, key), digest, &checkpoint.upload_id, &marks).await?;
     match marks.last() {
         None => bad("it counts no part".to_owned()),
         Some(last) if (last.offset, last.next_file) != (checkpoint.offset, checkpoint.next_file) => {
             bad(format!("the last mark ends at file {}, the queue says {}", last.next_file, checkpoint.next_file))
         }
-        Some(last) if last.offset != sum => bad(format!("{sum} bytes in the parts, rows for {}", last.offset)),
         Some(_) => Ok(marks),
     }
 }
 
-fn decode(name: &str, bytes: &[u8]) -> Result<PartMark, PackError> {
-    let config = bincode::config::standard().with_limit::<MAX_MARK_BYTES>();
-    match bincode::serde::decode_from_slice(bytes, config) {
-        Ok((mark, used)) if used == bytes.len() => Ok(mark),
-        Ok((_, used)) => Err(PackError::BadCheckpoint(format!("{name}: {} bytes too many", bytes.len() - used))),
-        Err(e) => Err(PackError::BadCheckpoint(format!("{name}: {e}"))),
+/// Compares marks with their segment, with each other and with the parts in the store.
+pub(crate) async fn agree(
+    (store, key): (&SharedStore, &str),
+    digest: SegmentDigest,
+    upload_id: &str,
+    marks: &[PartMark],
+) -> Result<(), PackError> {
+    let parts = store.list_parts(key, upload_id).await?;
+    for (mark, number) in marks.iter().zip(1..) {
+        check(mark, number, &digest.to_string(), upload_id, &parts)?;
+    }
+    let sum: u64 = marks.iter().map(|mark| mark.tag.size).sum();
+    match marks.last() {
+        Some(last) if last.offset != sum => {
+            Err(PackError::BadCheckpoint(format!("{sum} bytes in the parts, rows for {}", last.offset)))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use des_shared::queue::{Held, HeldTask, Lease, QueueError, TaskFailure, WorkerInfo};
+use des_shared::queue::{Lease, QueueError, TaskFailure, WorkerInfo};
 use des_shared::retry::{RetryPolicy, retry};
 use des_shared::service::Shutdown;
 use futures::FutureExt;
@@ -13,14 +13,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::checkpoint;
 use crate::error::{Advice, PackError};
 use crate::execute::{TaskContext, execute};
-use crate::leases::{LeaseGuard, Leases};
+use crate::leases::{LeaseGuard, Leases, StopReason};
 
 /// How long an idle worker waits for work before it asks again anyway.
 const IDLE_WAIT: Duration = Duration::from_secs(5);
 /// The longest wait after a claim that failed.
 const MAX_CLAIM_PAUSE: Duration = Duration::from_secs(5);
+/// The longest pause between two rounds of the queue's housekeeping by a worker; a coordinator does it more often.
+const TICK_PAUSE: Duration = Duration::from_secs(3);
 /// Expired leases and due retries handled by one round of housekeeping.
 const TICK_LIMIT: usize = 100;
 
@@ -30,6 +33,8 @@ pub(crate) struct Driver {
     pub(crate) context: Arc<TaskContext>,
     pub(crate) info: WorkerInfo,
     pub(crate) lease: Duration,
+    pub(crate) heartbeat: Duration,
+    pub(crate) stall: Duration,
     pub(crate) drain: Duration,
     pub(crate) shutdown: Shutdown,
 }
@@ -37,7 +42,7 @@ pub(crate) struct Driver {
 impl Driver {
     /// Works until the shutdown begins and everything is handed back.
     pub(crate) async fn run(self) {
-        let leases = Leases::new(self.lease);
+        let leases = Leases::new(self.lease, self.stall);
         let stop = CancellationToken::new();
         let force = CancellationToken::new();
         let beats = self.heartbeats(&leases, &stop);
@@ -76,7 +81,7 @@ impl Driver {
                     failures = 0;
                     let none = claimed.is_empty();
                     for lease in claimed {
-                        let guard = Arc::new(leases.hold(lease.task, lease.token, asked));
+                        let guard = Arc::new(leases.hold(&lease, asked, self.shutdown.token()));
                         running.spawn(self.supervised(lease, guard, force.clone()));
                     }
                     if none {
@@ -108,9 +113,8 @@ impl Driver {
         force: CancellationToken,
     ) -> impl Future<Output = ()> + Send + 'static {
         let context = Arc::clone(&self.context);
-        let drain = self.shutdown.token().clone();
         let span = tracing::info_span!("task", job = %lease.task.job, task = lease.task.number, token = %lease.token);
-        async move { supervise(&context, &lease, guard, (drain, force)).await }.instrument(span)
+        async move { supervise(&context, &lease, guard, force).await }.instrument(span)
     }
 
     /// Waits for the tasks to stop at their next part or file; at last stops them where they are.
@@ -124,26 +128,26 @@ impl Driver {
         }
     }
 
-    /// Renews every lease three times in its life, and does the queue's housekeeping in passing.
+    /// Renews every lease at least three times in its life, and does the queue's housekeeping in passing.
     async fn heartbeats(&self, leases: &Leases, stop: &CancellationToken) {
-        let (beat, hurry) = (self.lease / 3, self.lease / 10);
-        let mut wait = Duration::ZERO;
+        let third = self.lease / 3;
+        let (beat, hurry) = (self.heartbeat.min(third), self.heartbeat.min(self.lease / 10));
+        let (mut wait, mut ticked) = (Duration::ZERO, None::<Instant>);
         loop {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => return,
             }
             let names = leases.names();
-            let held: Vec<HeldTask> =
-                names.iter().map(|&(task, token)| HeldTask { task, token, done_bytes: 0 }).collect();
             let asked = Instant::now();
-            let answer = tokio::time::timeout(beat, self.context.queue.heartbeat(&self.info, &held)).await;
+            let answer = tokio::time::timeout(third, self.context.queue.heartbeat(&self.info, &names)).await;
             wait = match answer {
                 Ok(Ok(answers)) => {
-                    let still_held: Vec<bool> =
-                        answers.iter().map(|answer| matches!(answer, Held::Yes | Held::HandBack)).collect();
-                    leases.answered(&names, &still_held, asked);
-                    self.tick(beat).await;
+                    leases.answered(&names, &answers, asked);
+                    if ticked.is_none_or(|at| at.elapsed() >= third.min(TICK_PAUSE)) {
+                        ticked = Some(Instant::now());
+                        self.tick(third).await;
+                    }
                     beat.saturating_sub(asked.elapsed())
                 }
                 Ok(Err(e)) => {
@@ -151,7 +155,7 @@ impl Driver {
                     hurry
                 }
                 Err(_) => {
-                    tracing::warn!("heartbeat: no answer within {} ms", beat.as_millis());
+                    tracing::warn!("heartbeat: no answer within {} ms", third.as_millis());
                     hurry
                 }
             };
@@ -168,31 +172,47 @@ impl Driver {
 }
 
 /// Runs one task to its end, whatever that is, and tells the queue.
-async fn supervise(
-    context: &TaskContext,
-    lease: &Lease,
-    guard: Arc<LeaseGuard>,
-    (drain, force): (CancellationToken, CancellationToken),
-) {
+async fn supervise(context: &TaskContext, lease: &Lease, guard: Arc<LeaseGuard>, force: CancellationToken) {
     context.metrics.task_began(lease);
-    let lost = guard.lost();
-    // A panic in one task must not take the others with it.
-    let work = AssertUnwindSafe(execute(context, lease, &guard, &drain)).catch_unwind();
-    let outcome = tokio::select! {
-        biased;
-        () = lost.cancelled() => Err(stale(lease)),
-        () = force.cancelled() => Err(PackError::Draining),
-        ended = work => ended.unwrap_or_else(|panic| Err(PackError::Panicked(words(panic.as_ref())))),
+    let outcome = {
+        // A panic in one task must not take the others with it.
+        let work = AssertUnwindSafe(execute(context, lease, &guard)).catch_unwind();
+        tokio::select! {
+            biased;
+            why = guard.stopped() => Err(stopped(lease, why)),
+            () = force.cancelled() => Err(PackError::Draining),
+            ended = work => ended.unwrap_or_else(|panic| Err(PackError::Panicked(words(panic.as_ref())))),
+        }
     };
     let advice = outcome.as_ref().err().map(PackError::advice);
     if let Err(e) = &outcome {
+        // What the work had started ends with it; from here on nothing of it is written.
+        guard.vitals.stopped().await;
+        guard.ending();
         let told = tell(context, lease, e);
         tokio::select! {
-            () = lost.cancelled() => {}
+            StopReason::Lost = guard.stopped() => {}
             () = told => {}
         }
     }
     context.metrics.task_ended(advice);
+    match advice {
+        // Its uploads may be the next holder's.
+        None | Some(Advice::Stop) => {}
+        Some(Advice::CleanUp) => {
+            guard.vitals.drop_uploads(true).await;
+            checkpoint::remove(&context.state, lease.task).await;
+        }
+        Some(_) => guard.vitals.drop_uploads(false).await,
+    }
+}
+
+fn stopped(lease: &Lease, why: StopReason) -> PackError {
+    match why {
+        StopReason::Lost => stale(lease),
+        StopReason::Cancelled => QueueError::Cancelled { task: lease.task }.into(),
+        StopReason::Stalled(time) => PackError::Stalled(time),
+    }
 }
 
 fn stale(lease: &Lease) -> PackError {
@@ -210,6 +230,10 @@ async fn tell(context: &TaskContext, lease: &Lease, error: &PackError) {
     let permanent = match error.advice() {
         Advice::Stop => {
             tracing::warn!("the lease is lost; the task stops here");
+            return;
+        }
+        Advice::CleanUp => {
+            tracing::info!("the job was cancelled; the task stops here");
             return;
         }
         Advice::HandBack => {

@@ -14,7 +14,7 @@ use des_shared::queue::{
     SharedQueue, TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
 };
 use des_shared::store::{
-    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, PendingUpload,
+    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, UploadMeta,
     SharedStore, StoreError, StoreErrorKind, WriteMode, WriteOptions,
 };
 use tokio::sync::Notify;
@@ -138,8 +138,8 @@ impl ObjectStore for Moody {
     async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError> {
         self.meet("abort_upload", key, self.inner.abort_upload(key, upload)).await
     }
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<PendingUpload>, StoreError> {
-        self.meet("list_uploads", prefix, self.inner.list_uploads(prefix)).await
+    async fn list_uploads(&self, prefix: &str, limit: usize) -> Result<Vec<UploadMeta>, StoreError> {
+        self.meet("list_uploads", prefix, self.inner.list_uploads(prefix, limit)).await
     }
     async fn probe(&self, prefix: &str) -> Result<Capabilities, StoreError> {
         self.meet("probe", prefix, self.inner.probe(prefix)).await

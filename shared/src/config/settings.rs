@@ -46,6 +46,10 @@ settings! {
     WORKER_SLOTS = "DES_WORKER_SLOTS", "slots", "N", None, false, "Tasks this worker runs side by side; one a core when not set";
     /// Lease time.
     LEASE_SECONDS = "DES_LEASE_SECONDS", "lease-seconds", "SECONDS", Some("30"), false, "How long a lease lives without a heartbeat";
+    /// Pause between heartbeats.
+    HEARTBEAT_MS = "DES_HEARTBEAT_MS", "heartbeat-ms", "MS", Some("750"), false, "How often a worker renews its leases and hears what became of them; at most a third of the lease";
+    /// Longest time without progress.
+    STALL_SECONDS = "DES_STALL_SECONDS", "stall-seconds", "SECONDS", Some("600"), false, "A task of a worker that makes no progress for so long is taken for hung, and fails";
     /// Attempts of a task.
     MAX_ATTEMPTS = "DES_MAX_ATTEMPTS", "max-attempts", "N", Some("5"), false, "Attempts of a task without progress before it is given up";
     /// Grace at the end.

@@ -32,8 +32,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adopt;
 use crate::budget::Budget;
-use crate::error::PackError;
+use crate::checkpoint;
+use crate::error::{Advice, PackError};
 use crate::source::SourceOpener;
+use crate::vitals::Vitals;
 use assemble::Assembler;
 use order::Order;
 
@@ -84,13 +86,15 @@ pub struct PackJob {
     /// When it is cancelled the pack ends with [`PackError::Draining`] after the next file, what is uploaded by then
     /// checkpointed.
     pub drain: CancellationToken,
+    /// Signs of life and open uploads, for whoever may have to drop the pack.
+    pub vitals: Vitals,
 }
 
 impl PackJob {
     /// A job as a task of the queue has it: the key from [`layout::shard_key`], and what is there is adopted.
     pub fn task(segment: Arc<Segment>, store: SharedStore, limits: PackLimits, drain: CancellationToken) -> Self {
         let key = layout::shard_key(&segment);
-        Self { segment, key, store, when_taken: WhenTaken::Adopt, limits, drain }
+        Self { segment, key, store, when_taken: WhenTaken::Adopt, limits, drain, vitals: Vitals::default() }
     }
 }
 
@@ -194,6 +198,38 @@ pub struct PartMark {
     pub progress: Progress,
 }
 
+/// The longest mark that is read, in bytes.
+const MAX_MARK_BYTES: usize = 1 << 30;
+
+impl PartMark {
+    /// The mark as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        bincode::serde::encode_to_vec(self, bincode::config::standard()).expect("a mark always encodes")
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// What is wrong, for anything else; never allocates more than a bound, whatever the bytes claim.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let config = bincode::config::standard().with_limit::<MAX_MARK_BYTES>();
+        match bincode::serde::decode_from_slice(bytes, config) {
+            Ok((mark, used)) if used == bytes.len() => Ok(mark),
+            Ok((_, used)) => Err(format!("{} bytes too many", bytes.len() - used)),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+}
+
+/// Whether marks can be continued: they belong to the job, follow one another, and the store has their parts.
+///
+/// # Errors
+/// [`PackError::BadCheckpoint`] when anything disagrees; [`PackError::Store`] with `UploadGone` when the upload is.
+pub async fn check_marks(job: &PackJob, marks: &[PartMark]) -> Result<(), PackError> {
+    let Some(upload_id) = marks.first().map(|mark| mark.upload_id.as_str()) else { return Ok(()) };
+    checkpoint::agree((&job.store, &job.key), job.segment.digest(), upload_id, marks).await
+}
+
 /// Something that happened to some files, for metrics and progress bars.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Step {
@@ -254,7 +290,13 @@ pub async fn pack_segment(
     match outcome {
         Ok(end) => end.into_packed(job, sources.as_ref()).await,
         Err(e) => {
+            // Everything that was started ends here, so that no upload can be begun behind the ones that are dropped.
+            assembler.halt();
+            job.vitals.stopped().await;
             assembler.give_up(&e).await;
+            if e.advice() != Advice::Stop {
+                job.vitals.drop_uploads(false).await;
+            }
             Err(e)
         }
     }
