@@ -2,23 +2,33 @@
 //!
 //! The way of a job: [`api`] reads a request, [`submit`] makes it durable in the state store and answers,
 //! [`planner`] turns the manifest into segments off the request, [`restore`] brings tasks into the queue,
-//! [`reconcile`] watches over all open jobs, and [`finish`] ends a job whose tasks are all done.
+//! [`reconcile`] watches over all open jobs, and [`finish`] ends a job whose tasks are all done. What people decide on
+//! the way is in [`control`], what failed is packed again by [`retry`], [`tidy`] removes what nobody needs any more,
+//! and [`audit`] looks whether everything agrees.
 //!
 //! Nothing here is the only copy of anything: any number of coordinators run side by side, each can die at any
 //! moment, and what one leaves behind another picks up from the state store.
 
 mod api;
+mod audit;
 mod config;
+mod control;
 mod dead;
+mod drop;
 mod error;
 mod finish;
+mod inspect;
 mod metrics;
+mod pace;
 mod pipe;
 mod planner;
 mod reconcile;
 mod restore;
+mod retry;
 mod source;
+mod stored;
 mod submit;
+mod tidy;
 mod upload;
 mod view;
 
@@ -38,7 +48,7 @@ use des_shared::service::{self, Shutdown};
 use des_shared::state::StateStore;
 use des_shared::store::SharedStore;
 use des_shared::store::zones::Zones;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -46,13 +56,16 @@ use crate::metrics::CoordinatorMetrics;
 use crate::planner::Planning;
 use crate::view::Views;
 
+pub use api::audit::AuditLine;
+pub use api::dead::DeadPage;
 pub use api::jobs::{JobPage, ShardPage, ShardView};
 pub use api::plan::{DryRun, PlannedShardView};
 pub use api::queue::QueueView;
+pub use audit::{Finding, FindingKind};
 pub use config::{Config, Limits, Places, all_settings};
-pub use dead::{Inspect, ShardInspector};
 pub use error::Error;
-pub use view::{JobBody, JobDetail, JobProgress};
+pub use inspect::{Inspect, ShardInspector};
+pub use view::{ActiveTask, JobBody, JobDetail, JobProgress};
 
 /// What a coordinator works with; opened by whoever starts it.
 #[derive(Clone)]
@@ -91,6 +104,12 @@ pub(crate) struct Core {
     pub(crate) planning: Planning,
     pub(crate) views: Views,
     pub(crate) own_metrics: CoordinatorMetrics,
+    /// One change of a job at a time in this process; see [`control`].
+    pub(crate) controls: Mutex<()>,
+    /// Seats for clients that watch jobs.
+    pub(crate) watchers: Arc<Semaphore>,
+    /// One audit at a time.
+    pub(crate) auditors: Arc<Semaphore>,
     /// Room for bodies and dry runs in memory, one permit a KiB.
     pub(crate) inline: Arc<Semaphore>,
     /// Submissions and blocking work that outlive the request that began them.
@@ -158,6 +177,7 @@ fn in_background(core: &Arc<Core>) -> Vec<JoinHandle<()>> {
     let mut background = vec![
         tokio::spawn(reconcile::keep_house(Arc::clone(core))),
         tokio::spawn(reconcile::watch_over_jobs(Arc::clone(core))),
+        tokio::spawn(tidy::run(Arc::clone(core))),
     ];
     background.extend((0..core.config.limits.planners.max(1)).map(|_| tokio::spawn(planner::run(Arc::clone(core)))));
     background
@@ -177,6 +197,9 @@ impl Core {
             planning: Planning::default(),
             views: Views::default(),
             own_metrics: CoordinatorMetrics::register(&deps.metrics),
+            controls: Mutex::new(()),
+            watchers: Arc::new(Semaphore::new(config.limits.watchers)),
+            auditors: Arc::new(Semaphore::new(1)),
             inline: Arc::new(Semaphore::new(api::room_of_all(&config.limits) as usize)),
             tasks: TaskTracker::new(),
             config,

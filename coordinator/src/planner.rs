@@ -18,18 +18,15 @@ use des_shared::plan::{PlanConfig, PlanError, PlannedShard};
 use des_shared::queue::QueueError;
 use des_shared::routing::DateRule;
 use des_shared::state::Created;
-use des_shared::store::{ByteRange, StoreError};
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use tokio::sync::{Notify, mpsc};
 use tracing::Instrument;
 
 use crate::Core;
 use crate::error::Error;
-use crate::pipe::{PipeReader, PipeWriter, pipe};
+use crate::pipe::{PipeReader, pipe};
 use crate::source::parse_base;
 
-/// Bytes of a manifest read from the state store at once.
-const CHUNK_BYTES: u64 = 4 << 20;
 /// Planned shards that may wait to be written.
 const SHARDS_AHEAD: usize = 2;
 /// Segments written side by side.
@@ -199,6 +196,9 @@ impl Core {
     async fn plan(&self, record: &JobRecord) -> Result<PlanRecord, Setback> {
         let started = tokio::time::Instant::now();
         let base = parse_base(record.source_base.as_deref()).map_err(Setback::Manifest)?;
+        if let Some(why) = self.manifest_is_gone(record).await? {
+            return Err(Setback::Manifest(why));
+        }
         let config = self.plan_config(&record.options);
         let plan = if has_other_threads() {
             self.plan_while_reading(record, base, config).await?
@@ -282,32 +282,6 @@ impl Core {
     pub(crate) fn quick_plan_config(&self, options: &JobOptions) -> PlanConfig {
         let config = self.plan_config(options);
         PlanConfig { memory_limit_bytes: config.memory_limit_bytes / 4, ..config }
-    }
-
-    /// Reads the stored manifest piece by piece: each piece is a call of its own that the store's retries cover.
-    async fn feed_manifest(&self, record: &JobRecord, writer: PipeWriter) {
-        let mut at = 0;
-        while at < record.manifest_bytes {
-            match self.manifest_chunk(record, at).await {
-                Ok(chunk) => {
-                    at += chunk.len() as u64;
-                    if writer.chunk(chunk).await.is_err() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    // When the reader is gone it has an error of its own to tell.
-                    let _gone = writer.fail(io::Error::other(error)).await;
-                    return;
-                }
-            }
-        }
-        let _gone = writer.end().await;
-    }
-
-    async fn manifest_chunk(&self, record: &JobRecord, at: u64) -> Result<Bytes, StoreError> {
-        let range = ByteRange::Span(at..record.manifest_bytes.min(at + CHUNK_BYTES));
-        Ok(self.state().objects().get(&layout::manifest(record.id), range).await?.bytes)
     }
 
     /// Writes segments as they are planned. Returns the source bytes of each task, by number.

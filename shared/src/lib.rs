@@ -13,6 +13,7 @@ compile_error!("DES supports 64-bit targets only: shard offsets are kept in usiz
 pub mod archive;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod created_at;
 pub mod ids;
 pub mod job;

@@ -30,6 +30,8 @@ pub(crate) enum Fate {
     LoseAnswer,
     /// It never comes back.
     Hang,
+    /// The store says that there is nothing.
+    Miss,
 }
 
 type Rule = Box<dyn FnMut(&str, &str) -> Fate + Send>;
@@ -39,6 +41,7 @@ pub(crate) struct Moody {
     inner: SharedStore,
     rule: Mutex<Rule>,
     pub(crate) hung: Notify,
+    pub(crate) missed: Notify,
 }
 
 impl fmt::Debug for Moody {
@@ -49,7 +52,12 @@ impl fmt::Debug for Moody {
 
 impl Moody {
     pub(crate) fn around(inner: SharedStore) -> Arc<Self> {
-        Arc::new(Self { inner, rule: Mutex::new(Box::new(|_, _| Fate::Pass)), hung: Notify::new() })
+        Arc::new(Self {
+            inner,
+            rule: Mutex::new(Box::new(|_, _| Fate::Pass)),
+            hung: Notify::new(),
+            missed: Notify::new(),
+        })
     }
 
     pub(crate) fn rule(&self, rule: impl FnMut(&str, &str) -> Fate + Send + 'static) {
@@ -63,8 +71,8 @@ impl Moody {
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let fate = (self.rule.lock().expect("no panic under the lock"))(operation, key);
-        let away = || StoreError {
-            kind: StoreErrorKind::Unavailable,
+        let failed = |kind| StoreError {
+            kind,
             operation,
             url: self.inner.url(),
             key: key.to_owned(),
@@ -72,8 +80,12 @@ impl Moody {
         };
         match fate {
             Fate::Pass => call.await,
-            Fate::Fail => Err(away()),
-            Fate::LoseAnswer => call.await.and_then(|_| Err(away())),
+            Fate::Fail => Err(failed(StoreErrorKind::Unavailable)),
+            Fate::LoseAnswer => call.await.and_then(|_| Err(failed(StoreErrorKind::Unavailable))),
+            Fate::Miss => {
+                self.missed.notify_one();
+                Err(failed(StoreErrorKind::NotFound))
+            }
             Fate::Hang => {
                 self.hung.notify_one();
                 std::future::pending().await
@@ -142,11 +154,13 @@ impl ObjectStore for Moody {
 pub(crate) struct Plug {
     inner: SharedQueue,
     pulled: AtomicBool,
+    /// What the queue says is wrong with it, beside what is; gone when a job is repaired.
+    pub(crate) planted: Mutex<Vec<String>>,
 }
 
 impl Plug {
     pub(crate) fn around(inner: SharedQueue) -> Arc<Self> {
-        Arc::new(Self { inner, pulled: AtomicBool::new(false) })
+        Arc::new(Self { inner, pulled: AtomicBool::new(false), planted: Mutex::default() })
     }
 
     pub(crate) fn pull(&self, pulled: bool) {
@@ -215,9 +229,12 @@ impl Queue for Plug {
         self.queue()?.cancel_job(job, limit).await
     }
     async fn audit(&self) -> Result<Vec<String>, QueueError> {
-        self.queue()?.audit().await
+        let mut wrong = self.queue()?.audit().await?;
+        wrong.extend(self.planted.lock().expect("no panic under the lock").iter().cloned());
+        Ok(wrong)
     }
     async fn repair_job(&self, job: JobId) -> Result<u64, QueueError> {
+        self.planted.lock().expect("no panic under the lock").clear();
         self.queue()?.repair_job(job).await
     }
     async fn forget_job(&self, job: JobId) -> Result<(), QueueError> {

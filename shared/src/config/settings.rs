@@ -72,6 +72,14 @@ settings! {
     LISTING_TTL_SECONDS = "DES_LISTING_TTL_SECONDS", "listing-ttl-seconds", "SECONDS", Some("5"), false, "How long the retriever trusts a listing of a slot's shards";
     /// Where large manifests wait for planning.
     SPOOL_DIR = "DES_SPOOL_DIR", "spool-dir", "DIR", None, false, "Folder for temporary files of planning; the system's own when not set";
+    /// Back-pressure by tasks.
+    MAX_WAITING_TASKS = "DES_MAX_WAITING_TASKS", "max-waiting-tasks", "N", Some("0"), false, "Submissions are refused (429) while so many tasks wait; 0 for no limit";
+    /// Back-pressure by bytes.
+    MAX_WAITING_BYTES = "DES_MAX_WAITING_BYTES", "max-waiting-bytes", "BYTES", Some("0"), false, "Submissions are refused (429) while tasks of so many source bytes wait; 0 for no limit";
+    /// Life of an ended job's records.
+    JOB_RETENTION_DAYS = "DES_JOB_RETENTION_DAYS", "job-retention-days", "DAYS", Some("30"), false, "How long the records of an ended job stay in the state store; 0 for ever. Shards are never touched";
+    /// Age at which an upload nobody knows is dropped.
+    ORPHAN_HOURS = "DES_ORPHAN_HOURS", "orphan-hours", "HOURS", Some("24"), false, "Unfinished uploads older than this that no task knows are dropped; 0 for never";
     /// Log format.
     LOG_FORMAT = "DES_LOG_FORMAT", "log-format", "FORMAT", Some("text"), false, "Log lines: text or json";
     /// Log filter.
@@ -90,5 +98,7 @@ pub const ZONES: &[Setting] =
 pub const QUEUE: &[Setting] = &[REDIS_URL, NAMESPACE, LEASE_SECONDS, MAX_ATTEMPTS];
 /// Settings of what a job that says nothing gets.
 pub const JOB_DEFAULTS: &[Setting] = &[SHARD_FORMAT, CODEC, LEVEL, MAX_SHARD_SIZE, BIG_FILE_THRESHOLD, BIGFILES_PREFIX];
+/// Settings of what the coordinator takes in and what it tidies up.
+pub const UPKEEP: &[Setting] = &[MAX_WAITING_TASKS, MAX_WAITING_BYTES, JOB_RETENTION_DAYS, ORPHAN_HOURS];
 /// Settings of every service's process.
 pub const PROCESS: &[Setting] = &[API_KEYS, ALLOW_ANONYMOUS, DRAIN_SECONDS, LOG_FORMAT, LOG];

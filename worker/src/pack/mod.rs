@@ -306,6 +306,7 @@ pub async fn pack_segment(
 pub(crate) fn reason_label(reason: FailureReason) -> &'static str {
     match reason {
         FailureReason::Missing => "missing",
+        FailureReason::Cancelled => "cancelled",
         FailureReason::Unreadable => "unreadable",
         FailureReason::OutsideRoots => "outside_roots",
         FailureReason::SizeMismatch => "size_mismatch",
