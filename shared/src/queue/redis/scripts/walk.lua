@@ -64,7 +64,7 @@ end
 
 local function count(names, values)
   for i, value in ipairs(values) do
-    if (sums[names[i]] or 0) + value > 9007199254740992 then
+    if (sums[names[i]] or 0) + value > 9007199254740991 then
       flush(names[i])
     end
     sums[names[i]] = (sums[names[i]] or 0) + value
