@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use des_shared::control::Hold;
 use des_shared::ids::{JobId, TaskId};
 use des_shared::job::JobState;
 use des_shared::layout;
@@ -102,6 +103,8 @@ impl<'a> Checker<'a> {
         let record = state.job(job).await.map_err(text)?.ok_or("it has no record")?;
         let plan = state.plan(job).await.map_err(text)?.ok_or("it ended without a plan")?;
         let end = state.end(job).await.map_err(text)?.ok_or("it has no end")?;
+        let control = state.control(job).await.map_err(text)?;
+        let (cancelled, dropped) = (control.hold == Hold::Cancelled, control.drop_shards);
         let receipts: Vec<Receipt> = state.receipts(job).try_collect().await.map_err(text)?;
         let lists: Vec<Bytes> = state.failures(job).try_collect().await.map_err(text)?;
         let failures: Vec<FailedFile> = lists
@@ -121,13 +124,13 @@ impl<'a> Checker<'a> {
             }
             self.tasks.entry(layout::shard_key(&segment)).or_default().push(receipt.task);
             (packed, failed) = (packed + receipt.totals.files_packed, failed + receipt.totals.files_failed);
-            for uid in self.shard(receipt, &segment)? {
+            for uid in self.shard(receipt, &segment, dropped)? {
                 *places.entry(uid).or_default() += 1;
             }
         }
         for failure in &failures {
             *places.entry(failure.uid.to_string()).or_default() += 1;
-            self.failure(failure)?;
+            self.failure(failure, cancelled)?;
         }
         if let Some((uid, count)) = places.iter().find(|(_, count)| **count != 1) {
             return Err(format!("the file {uid} is in {count} places"));
@@ -147,7 +150,11 @@ impl<'a> Checker<'a> {
                 places.len()
             ));
         }
-        let right = if failed == 0 { JobState::Completed } else { JobState::CompletedWithErrors };
+        let right = match (cancelled, failed) {
+            (true, _) => JobState::Cancelled,
+            (false, 0) => JobState::Completed,
+            (false, _) => JobState::CompletedWithErrors,
+        };
         if end.state != right {
             return Err(format!("it ended as {:?} with {failed} failed files", end.state));
         }
@@ -160,7 +167,7 @@ impl<'a> Checker<'a> {
     }
 
     /// The uids in a receipt's shard, each with bytes that its source had.
-    fn shard(&mut self, receipt: &Receipt, segment: &Segment) -> Result<Vec<String>, String> {
+    fn shard(&mut self, receipt: &Receipt, segment: &Segment, dropped: bool) -> Result<Vec<String>, String> {
         let Some(published) = &receipt.shard else {
             return if receipt.totals.files_packed == 0 { Ok(Vec::new()) } else { Err("packed into no shard".into()) };
         };
@@ -168,7 +175,12 @@ impl<'a> Checker<'a> {
         if *key != layout::shard_key(segment) || receipt.state != TaskState::Committed {
             return Err(format!("the receipt of {} names {key}", receipt.task));
         }
-        let bytes = self.objects.get(key).ok_or_else(|| format!("{key} is not there"))?;
+        let Some(bytes) = self.objects.get(key) else {
+            if dropped && receipt.totals.files_packed == receipt.totals.files_packed + receipt.totals.files_failed {
+                return Ok(segment.files.iter().map(|file| file.uid.to_string()).collect());
+            }
+            return Err(format!("{key} is not there"));
+        };
         if bytes.len() as u64 != published.size {
             return Err(format!("{key} has {} bytes, its receipt says {}", bytes.len(), published.size));
         }
@@ -205,9 +217,14 @@ impl<'a> Checker<'a> {
     }
 
     /// A file whose source was always there fails only with its task.
-    fn failure(&self, failure: &FailedFile) -> Result<(), String> {
+    fn failure(&self, failure: &FailedFile, cancelled: bool) -> Result<(), String> {
         let file = self.files.get(failure.uid.as_str()).ok_or_else(|| format!("who is {}", failure.uid))?;
-        if self.world.versions(&file.key).len() == 1 && failure.reason != FailureReason::TaskDead {
+        let alone = match failure.reason {
+            FailureReason::TaskDead => true,
+            FailureReason::Cancelled => cancelled,
+            _ => false,
+        };
+        if self.world.versions(&file.key).len() == 1 && !alone {
             return Err(format!("{} failed as {:?}: {}", failure.uid, failure.reason, failure.message));
         }
         Ok(())

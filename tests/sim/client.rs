@@ -107,9 +107,31 @@ pub(crate) async fn send(world: &World, request: Request<Body>) -> Option<(Statu
 }
 
 /// A request without a body.
-#[expect(dead_code, reason = "used once the interface to control jobs is there")]
 pub(crate) fn plain(method: Method, uri: &str) -> Request<Body> {
     Request::builder().method(method).uri(uri).body(Body::empty()).expect("a request")
+}
+
+/// Gives an order about a job to some coordinator. Whether it was taken; a refusal because of the job's state counts.
+pub(crate) async fn order(world: &World, job: JobId, order: &str) -> bool {
+    let request = match order.strip_prefix("share ") {
+        None => plain(Method::POST, &format!("/v1/jobs/{job}/{order}")),
+        Some(share) => Request::patch(format!("/v1/jobs/{job}"))
+            .header("content-type", "application/json")
+            .body(Body::from(share.to_owned()))
+            .expect("a request"),
+    };
+    match send(world, request).await {
+        Some((status, _)) if status.is_success() || status == StatusCode::CONFLICT => {
+            world.net.event(format_args!("{order} of job {job}: {status}"));
+            true
+        }
+        Some((status, body)) if status.is_client_error() && status.as_u16() != 429 => {
+            let text = String::from_utf8_lossy(&body);
+            world.net.ledger.violation(format!("{order} of job {job} was refused: {status} {text}"));
+            true
+        }
+        _ => false,
+    }
 }
 
 /// Submits until it is accepted, and looks at once whether that is durable.

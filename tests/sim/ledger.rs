@@ -51,7 +51,7 @@ pub(crate) struct Facts {
     pub(crate) written: BTreeMap<String, u64>,
     /// Jobs that are paused or cancelled in the queue as it is now.
     pub(crate) held_back: BTreeSet<JobId>,
-    /// Jobs whose shards may be deleted.
+    /// Somebody asked for shards to be deleted.
     pub(crate) may_delete: bool,
 }
 
@@ -153,6 +153,12 @@ impl Ledger {
                 facts.grants.remove(task);
             }
         }
+    }
+
+    /// The queue is again as it was when these grants were in it.
+    pub(crate) fn went_back(&self, grants: BTreeMap<TaskId, Grant>, held_back: BTreeSet<JobId>) {
+        let mut facts = self.facts();
+        (facts.grants, facts.held_back) = (grants, held_back);
     }
 
     /// The queue forgot a job, or everything.

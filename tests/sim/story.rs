@@ -1,25 +1,34 @@
 //! One run: jobs come in, faults happen, faults end, everything is checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use des_shared::clock::Clock;
-use des_shared::ids::JobId;
+use des_shared::ids::{JobId, TaskId};
 use des_shared::layout;
 use des_shared::queue::Queue;
+use des_shared::queue::memory::Snapshot;
 use des_shared::store::ObjectStore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::checks;
-use crate::client::{Submission, submit};
+use crate::client::{Submission, order, submit};
+use crate::ledger::Grant;
 use crate::net::{Odds, Target};
 use crate::world::{LEASE, World, content};
 
 /// How long everything may take to come to its end once the faults are over.
 const PATIENCE: Duration = Duration::from_mins(30);
+
+/// The queue at an earlier moment.
+struct Past {
+    queue: Snapshot,
+    grants: BTreeMap<TaskId, Grant>,
+    held_back: BTreeSet<JobId>,
+}
 
 /// What came of a run.
 #[derive(Debug)]
@@ -46,6 +55,7 @@ pub(crate) fn run(seed: u64, keep_log: bool) -> Outcome {
 
 struct Story {
     world: Arc<World>,
+    past: Option<Past>,
     kills: u64,
     harsh: u64,
 }
@@ -54,7 +64,7 @@ impl Story {
     async fn tell(seed: u64, keep_log: bool) -> Outcome {
         let world = World::new(seed, keep_log).await;
         let harsh = world.dice.up_to(3);
-        let mut story = Self { world, kills: 0, harsh };
+        let mut story = Self { world, past: None, kills: 0, harsh };
         let submissions = story.act().await;
         story.calm_down().await;
         let sums = story.come_to_an_end(submissions).await;
@@ -121,9 +131,12 @@ impl Story {
                 // The same again: at the same moment, or later.
                 let again = Arc::clone(&submissions[world.dice.up_to(submissions.len() as u64 - 1) as usize]);
                 clients.spawn(submit(Arc::clone(&world), again));
+            } else if self.chance(6) {
+                self.order(&submissions, &mut clients);
             } else {
                 self.fault().await;
             }
+            self.remember();
             self.audit().await;
         }
         (submissions, clients)
@@ -133,7 +146,7 @@ impl Story {
     async fn fault(&mut self) {
         let world = Arc::clone(&self.world);
         let dice = &world.dice;
-        match dice.up_to(17) {
+        match dice.up_to(18) {
             0..=2 => {
                 self.kills += u64::from(world.kill_worker(|_| true));
                 world.start_worker(self.chance(4)).await;
@@ -162,7 +175,46 @@ impl Story {
                     world.start_coordinator();
                 }
             }
+            17 => self.go_back(),
             _ => self.stop_coordinator(),
+        }
+    }
+
+    /// A decision about some job.
+    fn order(&self, submissions: &[Arc<Submission>], clients: &mut JoinSet<()>) {
+        let (world, dice) = (Arc::clone(&self.world), &self.world.dice);
+        let jobs: Vec<JobId> = submissions.iter().flat_map(|submission| submission.told()).collect();
+        let Some(last) = jobs.len().checked_sub(1) else { return };
+        let job = jobs[dice.up_to(last as u64) as usize];
+        let wanted = match dice.up_to(13) {
+            0..=3 => "pause".to_owned(),
+            4..=7 => "resume".to_owned(),
+            8 => "cancel".to_owned(),
+            9 => {
+                world.net.ledger.facts().may_delete = true;
+                "cancel?shards=drop".to_owned()
+            }
+            10 | 11 => "retry".to_owned(),
+            _ => format!("share {{\"priority\": {}, \"max_running\": {}}}", dice.up_to(3), 1 + dice.up_to(2)),
+        };
+        clients.spawn(async move { while !order(&world, job, &wanted).await && world.dice.up_to(2) > 0 {} });
+    }
+
+    /// The queue as it is now may come back later.
+    fn remember(&mut self) {
+        if self.past.is_none() || self.chance(2) {
+            let facts = self.world.net.ledger.facts();
+            let (grants, held_back) = (facts.grants.clone(), facts.held_back.clone());
+            self.past = Some(Past { queue: self.world.queue.snapshot(), grants, held_back });
+        }
+    }
+
+    /// A Redis comes back with older data.
+    fn go_back(&self) {
+        if let Some(past) = &self.past {
+            self.world.net.event(format_args!("the queue goes back in time"));
+            self.world.queue.go_back_to(&past.queue);
+            self.world.net.ledger.went_back(past.grants.clone(), past.held_back.clone());
         }
     }
 
@@ -287,6 +339,12 @@ impl Story {
         }
         if world.coordinator_count() == 0 {
             world.start_coordinator();
+        }
+        // What is paused would never end.
+        for (job, ended) in known_jobs(world) {
+            while !ended && !order(world, job, "resume").await {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
         }
     }
 

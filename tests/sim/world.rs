@@ -199,6 +199,9 @@ impl World {
             tick: Duration::from_secs(2),
             reconcile: Duration::from_secs(15),
             lock: Duration::from_secs(12),
+            cancel_grace: LEASE,
+            tidy: Duration::from_secs(20),
+            orphans: Some(Duration::from_mins(2)),
             ..Limits::default()
         };
         let config = Config {

@@ -47,6 +47,10 @@ pub struct MemoryQueue {
     wake: Notify,
 }
 
+/// A queue as it was at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot(State);
+
 impl MemoryQueue {
     /// An empty queue.
     pub fn new(config: QueueConfig, clock: Arc<dyn Clock>, dice: Arc<Dice>) -> Self {
@@ -61,6 +65,18 @@ impl MemoryQueue {
     /// Loses everything, as a Redis without persistence does when it restarts. For tests of recovery.
     pub fn lose_everything(&self) {
         *self.state() = State::default();
+    }
+
+    /// Everything as it is now, for [`Self::go_back_to`].
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.state().clone())
+    }
+
+    /// Forgets what happened since a snapshot, as a Redis that comes back with older data, or a replica that had not
+    /// heard of everything. For tests of recovery.
+    pub fn go_back_to(&self, snapshot: &Snapshot) {
+        *self.state() = snapshot.0.clone();
+        self.wake.notify_waiters();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -50,7 +50,7 @@ impl Place {
 }
 
 /// The backlogged jobs in the order in which they are served.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct FairOrder {
     ready: BTreeMap<Reverse<i32>, BTreeSet<(VirtualTime, JobId)>>,
     virtual_times: BTreeMap<i32, VirtualTime>,

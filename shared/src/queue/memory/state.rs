@@ -11,7 +11,7 @@ use crate::queue::{
     Attempt, Checkpoint, HeldTask, JobCounters, JobShare, NewTask, QueueConfig, QueueError, TaskState, TaskTotals,
 };
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Task {
     pub(super) bytes: u64,
     pub(super) state: TaskState,
@@ -54,7 +54,7 @@ pub(super) enum Hold {
     Cancelled,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Job {
     pub(super) place: Place,
     pub(super) hold: Hold,
@@ -71,7 +71,7 @@ impl Job {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Worker {
     pub(super) name: String,
     pub(super) slots: u32,
@@ -80,7 +80,7 @@ pub(super) struct Worker {
     pub(super) tasks: Vec<HeldTask>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Lock {
     pub(super) holder: String,
     pub(super) token: u64,
@@ -88,7 +88,7 @@ pub(super) struct Lock {
 }
 
 /// The whole queue.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct State {
     last_token: u64,
     pub(super) jobs: BTreeMap<JobId, Job>,
