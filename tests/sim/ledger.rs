@@ -17,6 +17,8 @@ const MAX_VIOLATIONS: usize = 20;
 pub(crate) struct Grant {
     pub(crate) token: FencingToken,
     pub(crate) renewed_ms: u64,
+    /// Neither expired nor given back.
+    pub(crate) held: bool,
     pub(crate) finished: bool,
 }
 
@@ -103,7 +105,7 @@ impl Ledger {
             let mut facts = self.facts();
             let (last, held_back) = (facts.last_token, facts.held_back.contains(&lease.task.job));
             facts.last_token = lease.token.0.max(last);
-            let grant = Grant { token: lease.token, renewed_ms: now_ms, finished: false };
+            let grant = Grant { token: lease.token, renewed_ms: now_ms, held: true, finished: false };
             facts.grants.insert(lease.task, grant);
             facts.claims.push(Claim { at_ms: now_ms, node: node.to_owned(), task: lease.task });
             drop(facts);
@@ -129,7 +131,10 @@ impl Ledger {
     pub(crate) fn check_token(&self, what: &str, task: TaskId, token: FencingToken) {
         let current = self.facts().grants.get(&task).copied();
         match current {
-            Some(grant) if grant.token == token && (!grant.finished || what == "commit") => {}
+            // A commit may be repeated, also when a receipt settled the task meanwhile: it changes nothing then.
+            Some(grant)
+                if grant.token == token
+                    && ((grant.held && !grant.finished) || (grant.finished && what == "commit")) => {}
             other => {
                 self.violation(format!("{what} of task {task} was accepted under {token}, the lease is {other:?}"))
             }
@@ -143,14 +148,18 @@ impl Ledger {
     }
 
     pub(crate) fn given_back(&self, task: TaskId) {
-        self.facts().grants.remove(&task);
+        if let Some(grant) = self.facts().grants.get_mut(&task) {
+            grant.held = false;
+        }
     }
 
     pub(crate) fn ticked(&self, answer: &Result<Tick, QueueError>) {
         if let Ok(tick) = answer {
             let mut facts = self.facts();
             for task in tick.expired.iter().chain(&tick.died) {
-                facts.grants.remove(task);
+                if let Some(grant) = facts.grants.get_mut(task) {
+                    grant.held = false;
+                }
             }
         }
     }

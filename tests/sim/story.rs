@@ -386,7 +386,7 @@ impl Story {
         let (now, bound) = (self.world.net.clock.now_ms(), (LEASE + Duration::from_secs(5)).as_millis() as u64);
         let grants = self.world.net.ledger.facts().grants.clone();
         for (task, grant) in grants {
-            if !grant.finished && now.saturating_sub(grant.renewed_ms) > bound {
+            if grant.held && !grant.finished && now.saturating_sub(grant.renewed_ms) > bound {
                 let text = format!("task {task}: its lease was renewed {} ms ago", now - grant.renewed_ms);
                 self.world.net.ledger.violation(text);
             }
