@@ -14,8 +14,8 @@ use des_shared::queue::{
     SharedQueue, TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
 };
 use des_shared::store::{
-    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, UploadMeta,
-    SharedStore, StoreError, StoreErrorKind, WriteMode, WriteOptions,
+    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, SharedStore,
+    StoreError, StoreErrorKind, UploadMeta, WriteMode, WriteOptions,
 };
 use tokio::sync::Notify;
 
