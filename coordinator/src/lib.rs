@@ -42,6 +42,7 @@ use std::time::Duration;
 use axum::Router;
 use des_shared::clock::{Clock, Dice};
 use des_shared::metrics::Metrics;
+use des_shared::offload::offload;
 use des_shared::queue::SharedQueue;
 use des_shared::service::{self, Shutdown};
 use des_shared::state::StateStore;
@@ -49,7 +50,7 @@ use des_shared::store::SharedStore;
 use des_shared::store::zones::Zones;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::metrics::CoordinatorMetrics;
 use crate::planner::Planning;
@@ -130,6 +131,15 @@ pub struct Running {
     tasks: TaskTracker,
 }
 
+/// A coordinator without an address, inside another program. Dropping it stops it where it is, as a crash would, but
+/// for requests that are under way.
+#[derive(Debug)]
+pub struct Embedded {
+    /// Its interface.
+    pub router: Router,
+    _background: Vec<AbortOnDropHandle<()>>,
+}
+
 impl Coordinator {
     /// Binds, begins to serve, plan and reconcile, and returns. Stops when `shutdown` begins.
     ///
@@ -147,16 +157,30 @@ impl Coordinator {
         let core = Arc::new(Core::new(config, deps, shutdown.clone()));
         let router = service::with_auth(router(&core), auth);
         let server = tokio::spawn(service::serve(listener, router, shutdown.clone(), drain));
-        let mut background = vec![
-            tokio::spawn(reconcile::keep_house(Arc::clone(&core))),
-            tokio::spawn(reconcile::watch_over_jobs(Arc::clone(&core))),
-            tokio::spawn(tidy::run(Arc::clone(&core))),
-        ];
-        background
-            .extend((0..core.config.limits.planners.max(1)).map(|_| tokio::spawn(planner::run(Arc::clone(&core)))));
+        let background = in_background(&core);
         tracing::info!(%address, holder = core.holder, state = core.deps.state.objects().url(), "coordinator is up");
         Ok(Running { address, shutdown, drain, server, background, tasks: core.tasks.clone() })
     }
+}
+
+impl Embedded {
+    /// Begins to plan and reconcile. Serving the router is the caller's part.
+    pub fn start(config: Config, deps: Deps, shutdown: Shutdown) -> Self {
+        let core = Arc::new(Core::new(config, deps, shutdown));
+        let background = in_background(&core).into_iter().map(AbortOnDropHandle::new).collect();
+        Self { router: router(&core), _background: background }
+    }
+}
+
+/// Everything a coordinator does by itself.
+fn in_background(core: &Arc<Core>) -> Vec<JoinHandle<()>> {
+    let mut background = vec![
+        tokio::spawn(reconcile::keep_house(Arc::clone(core))),
+        tokio::spawn(reconcile::watch_over_jobs(Arc::clone(core))),
+        tokio::spawn(tidy::run(Arc::clone(core))),
+    ];
+    background.extend((0..core.config.limits.planners.max(1)).map(|_| tokio::spawn(planner::run(Arc::clone(core)))));
+    background
 }
 
 fn router(core: &Arc<Core>) -> Router {
@@ -182,6 +206,16 @@ impl Core {
             deps,
             shutdown,
         }
+    }
+
+    /// Runs work that keeps a thread busy; the shutdown waits for it, also when its request is gone.
+    pub(crate) async fn offload<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let under_way = self.tasks.token();
+        offload(move || {
+            let _under_way = under_way;
+            work()
+        })
+        .await
     }
 
     pub(crate) fn state(&self) -> &StateStore {

@@ -44,6 +44,7 @@ pub(crate) async fn keep_house(core: Arc<Core>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             () = core.shutdown.wait() => return,
             _ = ticks.tick() => trouble.note("housekeeping of the queue", core.tick_queue().await),
         }
@@ -58,10 +59,12 @@ pub(crate) async fn watch_over_jobs(core: Arc<Core>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             () = core.shutdown.wait() => break,
             _ = ticks.tick() => {}
         }
         let round = tokio::select! {
+            biased;
             () = core.shutdown.wait() => break,
             round = core.look_after_jobs(&mut watch) => round,
         };

@@ -2,9 +2,10 @@
 
 use std::io;
 
+use bytes::Bytes;
 use des_shared::job::JobRecord;
 use des_shared::layout;
-use des_shared::store::ByteRange;
+use des_shared::store::{ByteRange, StoreError};
 
 use crate::Core;
 use crate::error::Error;
@@ -19,13 +20,12 @@ const FIRM: u32 = 3;
 impl Core {
     /// Reads the stored manifest piece by piece: each piece is a call of its own that the store's retries cover.
     pub(crate) async fn feed_manifest(&self, record: &JobRecord, writer: PipeWriter) {
-        let key = layout::manifest(record.id);
         let mut at = 0;
         while at < record.manifest_bytes {
-            let end = record.manifest_bytes.min(at + CHUNK_BYTES);
-            match self.state().objects().get(&key, ByteRange::Span(at..end)).await {
-                Ok(fetched) => {
-                    if writer.chunk(fetched.bytes).await.is_err() {
+            match self.manifest_chunk(record, at).await {
+                Ok(chunk) => {
+                    at += chunk.len() as u64;
+                    if writer.chunk(chunk).await.is_err() {
                         return;
                     }
                 }
@@ -35,9 +35,13 @@ impl Core {
                     return;
                 }
             }
-            at = end;
         }
         let _gone = writer.end().await;
+    }
+
+    pub(crate) async fn manifest_chunk(&self, record: &JobRecord, at: u64) -> Result<Bytes, StoreError> {
+        let range = ByteRange::Span(at..record.manifest_bytes.min(at + CHUNK_BYTES));
+        Ok(self.state().objects().get(&layout::manifest(record.id), range).await?.bytes)
     }
 
     /// Why the manifest can never be planned: it is not there any more, or not what was accepted. `None` when it is

@@ -20,6 +20,7 @@ pub mod job;
 pub mod layout;
 pub mod manifest;
 pub mod metrics;
+pub mod offload;
 pub mod plan;
 pub mod queue;
 pub mod receipt;

@@ -17,6 +17,7 @@ use crate::control::ControlRecord;
 use crate::ids::{JobId, TaskId};
 use crate::job::{EndRecord, JobRecord, PlanRecord};
 use crate::layout;
+use crate::offload::offload;
 use crate::receipt::{FailedFile, Receipt};
 use crate::segment::{self, Segment};
 use crate::store::{ByteRange, ObjectMeta, SharedStore, StoreError, StoreErrorKind, WriteOptions, list_all};
@@ -186,7 +187,7 @@ impl StateStore {
     pub async fn put_segment(&self, segment: &Arc<Segment>) -> Result<(), StateError> {
         let encoded = {
             let segment = Arc::clone(segment);
-            tokio::task::spawn_blocking(move || segment::encode(&segment)).await.expect("encoding does not panic")
+            offload(move || segment::encode(&segment)).await
         };
         self.write_bytes(&layout::segment(segment.task), encoded.into()).await?;
         Ok(())
@@ -200,10 +201,7 @@ impl StateStore {
         let key = layout::segment(task);
         let corrupt = |why: String| StateError::Corrupt { key: key.clone(), why };
         let bytes = self.read_bytes(&key).await?.ok_or_else(|| corrupt("it does not exist".to_owned()))?;
-        let segment = tokio::task::spawn_blocking(move || segment::decode(&bytes))
-            .await
-            .expect("decoding does not panic")
-            .map_err(|e| corrupt(e.to_string()))?;
+        let segment = offload(move || segment::decode(&bytes)).await.map_err(|e| corrupt(e.to_string()))?;
         if segment.task != task {
             return Err(corrupt(format!("it is the segment of task {}", segment.task)));
         }

@@ -48,8 +48,9 @@ impl Driver {
         let beats = self.heartbeats(&leases, &stop);
         let watch = async {
             tokio::select! {
-                () = leases.watch() => {}
+                biased;
                 () = stop.cancelled() => {}
+                () = leases.watch() => {}
             }
         };
         let work = async {
@@ -70,8 +71,9 @@ impl Driver {
             let free = slots - running.len().min(slots);
             if free == 0 {
                 tokio::select! {
-                    _ = running.join_next() => {}
+                    biased;
                     () = self.shutdown.wait() => {}
+                    _ = running.join_next() => {}
                 }
                 continue;
             }
@@ -86,9 +88,10 @@ impl Driver {
                     }
                     if none {
                         tokio::select! {
-                            () = self.context.queue.wait_for_work(IDLE_WAIT) => {}
-                            Some(_) = running.join_next() => {}
+                            biased;
                             () = self.shutdown.wait() => {}
+                            Some(_) = running.join_next() => {}
+                            () = self.context.queue.wait_for_work(IDLE_WAIT) => {}
                         }
                     }
                 }
@@ -98,8 +101,9 @@ impl Driver {
                     let bound = (Duration::from_millis(100) * 2_u32.pow(failures.min(6))).min(MAX_CLAIM_PAUSE);
                     let pause = Duration::from_millis(self.context.dice.up_to(bound.as_millis() as u64));
                     tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
+                        biased;
                         () = self.shutdown.wait() => {}
+                        () = tokio::time::sleep(pause) => {}
                     }
                 }
             }
@@ -135,8 +139,9 @@ impl Driver {
         let (mut wait, mut ticked) = (Duration::ZERO, None::<Instant>);
         loop {
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                biased;
                 () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
             }
             let names = leases.names();
             let asked = Instant::now();
@@ -191,6 +196,7 @@ async fn supervise(context: &TaskContext, lease: &Lease, guard: Arc<LeaseGuard>,
         guard.ending();
         let told = tell(context, lease, e);
         tokio::select! {
+            biased;
             StopReason::Lost = guard.stopped() => {}
             () = told => {}
         }

@@ -157,8 +157,9 @@ impl Leases {
             match next {
                 Some(until) => {
                     tokio::select! {
-                        () = tokio::time::sleep_until(until) => {}
+                        biased;
                         () = changed => {}
+                        () = tokio::time::sleep_until(until) => {}
                     }
                 }
                 None => changed.await,

@@ -178,8 +178,7 @@ impl Core {
             Payload::Inline(manifest, permit) => {
                 let config = self.quick_plan_config(&options);
                 let checked = manifest.clone();
-                let check = self.tasks.spawn_blocking(move || check_inline(&checked, config)).await;
-                check.map_err(|e| Error::Machine(format!("checking the manifest broke off: {e}")))??;
+                self.offload(move || check_inline(&checked, config)).await?;
                 (stream::once(futures::future::ready(Ok(manifest))).boxed(), None, Some(permit))
             }
         };

@@ -9,6 +9,7 @@ pub mod call;
 pub mod contract;
 pub mod faults;
 pub mod local;
+pub mod memory;
 pub mod metered;
 mod probe;
 pub mod retrying;

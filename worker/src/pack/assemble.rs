@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use des_shared::offload::offload;
 use des_shared::queue::TaskTotals;
 use des_shared::receipt::FailureReason;
 use des_shared::segment::SegmentFile;
 use des_shared::shard::{ShardError, ShardWriter, choose_samples};
 use des_shared::store::{ObjectMeta, StoreErrorKind, WriteMode, WriteOptions};
 
-use super::encode::{Encoders, join_blocking};
+use super::encode::Encoders;
 use super::feed::{Batch, Feed, Kitchen, Ready};
 use super::order::{Order, is_big};
 use super::{FileFailure, PackHooks, PackJob, Packed, PackedObject, PartMark, Progress, Step, WhenTaken};
@@ -312,7 +313,7 @@ impl<'a> Assembler<'a> {
             self.upload.abort().await;
             return Ok(End::Packed(self.packed(None, 0)));
         }
-        let tail = join_blocking(tokio::task::spawn_blocking(move || writer.finish())).await?;
+        let tail = offload(move || writer.finish()).await?;
         self.buffer.reserve_exact(tail.len());
         self.buffer.extend_from_slice(&tail);
         drop(tail);
@@ -422,5 +423,5 @@ async fn train(job: &PackJob, order: &Order, sources: &dyn SourceOpener) -> Resu
         let samples: Vec<&[u8]> = samples.iter().map(|bytes| &bytes[..]).collect();
         choice.train(&samples, level)
     };
-    Ok(join_blocking(tokio::task::spawn_blocking(learn)).await)
+    Ok(offload(learn).await)
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use des_shared::offload::offload;
 use des_shared::segment::{PackOptions, Segment};
 use des_shared::shard::{Encoder, PackDictionary, PayloadInfo};
 use tokio::task::JoinError;
@@ -93,16 +94,16 @@ impl Encoders {
             }
             Ok((stored, began.elapsed()))
         };
-        join_blocking(tokio::task::spawn_blocking(work)).await
+        offload(work).await
     }
 }
 
-/// The answer of a blocking thread or of a task. Its panic becomes this task's, which its owner turns into a failed attempt.
+/// The answer of a task. Its panic becomes this task's, which its owner turns into a failed attempt.
 pub(crate) async fn join_blocking<T>(handle: impl Future<Output = Result<T, JoinError>>) -> T {
     match handle.await {
         Ok(answer) => answer,
         Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
-        // Only a runtime that is shutting down cancels blocking work.
-        Err(e) => panic!("a blocking thread was cancelled: {e}"),
+        // Only a runtime that is shutting down cancels it.
+        Err(e) => panic!("a task was cancelled: {e}"),
     }
 }

@@ -36,6 +36,9 @@ struct Opened {
 /// read itself.
 pub(super) async fn read_all(roots: Arc<SourceRoots>, files: Vec<SegmentFile>) -> Vec<Result<Bytes, SourceError>> {
     let count = files.len();
+    if count == 0 {
+        return Vec::new();
+    }
     // A blocking thread cannot be dropped: between files it looks whether anybody still waits for its answer.
     let unwanted = CancellationToken::new();
     let _until_dropped = unwanted.clone().drop_guard();
