@@ -10,7 +10,7 @@ use des_shared::segment::{CodecChoice, PackOptions, ShardFormat};
 
 mod orders;
 
-pub(crate) use orders::{AuditArgs, CancelArgs, DeadArgs, DeadCommand, JobArg, RetryArgs, ShareArgs, ShardsArg};
+pub(crate) use orders::{AuditArgs, CancelArgs, DeadArgs, DeadCommand, JobArg, RetryArgs, ShardsArg, ShareArgs};
 
 use crate::values::{DateRuleArg, parse_bigfiles_prefix, parse_inline_size, parse_n_bits, parse_shard_size};
 

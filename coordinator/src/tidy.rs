@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use des_shared::ids::JobId;
 use des_shared::layout;
-use des_shared::store::{PendingUpload, SharedStore, list_all};
+use des_shared::store::{SharedStore, UploadMeta, list_all};
 use futures::stream::TryStreamExt;
 use tokio::time::MissedTickBehavior;
 
@@ -151,9 +151,9 @@ impl Core {
 
     /// True when there may be more.
     async fn drop_orphans_of(&self, store: &SharedStore, prefix: &str, until: u64) -> Result<bool, Error> {
-        let uploads = store.list_uploads(prefix).await?;
+        let uploads = store.list_uploads(prefix, FULL_LISTING).await?;
         let full = uploads.len() >= FULL_LISTING;
-        let old: Vec<PendingUpload> =
+        let old: Vec<UploadMeta> =
             uploads.into_iter().filter(|upload| upload.started_ms < until && is_ours(&upload.key)).collect();
         if old.is_empty() {
             return Ok(false);

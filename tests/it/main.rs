@@ -6,5 +6,6 @@ mod chaos;
 mod harness;
 mod main_story;
 mod queue;
+mod steering;
 mod stopping;
 mod stores;

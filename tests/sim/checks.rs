@@ -25,6 +25,8 @@ pub(crate) struct Sums {
     pub(crate) files: u64,
     pub(crate) failed: u64,
     pub(crate) shards: usize,
+    /// Parts uploaded behind a checkpoint of somebody else.
+    pub(crate) resumed: usize,
 }
 
 struct Checker<'a> {
@@ -57,6 +59,7 @@ pub(crate) async fn check(world: &World, submissions: &[Arc<Submission>], all_en
             checker.wrong(format!("job {job}: {why}"));
         }
     }
+    checker.takeovers();
     if all_ended {
         checker.nothing_is_left().await;
         checker.nothing_ran_again();
@@ -242,6 +245,29 @@ impl<'a> Checker<'a> {
         if let Some(job) = left {
             self.wrong(format!("job {job} has ended and its open marker stays"));
         }
+    }
+
+    /// Whoever takes a task over with a checkpoint uploads none of its parts again.
+    fn takeovers(&mut self) {
+        let facts = self.world.net.ledger.facts();
+        let (mut found, mut resumed) = (Vec::new(), 0);
+        for part in &facts.parts {
+            let tasks = self.tasks.get(&part.key).map_or(&[][..], Vec::as_slice);
+            let mut claims = facts.claims.iter().filter(|claim| claim.node == part.node && tasks.contains(&claim.task));
+            // Of a process that had the task twice, nobody can say which of the two it was.
+            let (Some(claim), None) = (claims.next(), claims.next()) else { continue };
+            match &claim.checkpoint {
+                Some((id, parts)) if *id == part.upload_id && part.number <= *parts => {
+                    let text = format!("{} uploaded part {} of {} again", part.node, part.number, part.key);
+                    found.push(format!("{text} at {}, {parts} were checkpointed", part.at_ms));
+                }
+                Some((id, _)) if *id == part.upload_id => resumed += 1,
+                _ => {}
+            }
+        }
+        drop(facts);
+        self.sums.resumed = resumed;
+        found.into_iter().for_each(|text| self.wrong(text));
     }
 
     /// Whoever began to write a shard held its task since before there was a receipt.

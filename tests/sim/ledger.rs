@@ -28,6 +28,18 @@ pub(crate) struct Claim {
     pub(crate) at_ms: u64,
     pub(crate) node: String,
     pub(crate) task: TaskId,
+    /// The upload and the parts of the checkpoint that came with it.
+    pub(crate) checkpoint: Option<(String, u32)>,
+}
+
+/// A part that was uploaded.
+#[derive(Clone, Debug)]
+pub(crate) struct PartWrite {
+    pub(crate) at_ms: u64,
+    pub(crate) node: String,
+    pub(crate) key: String,
+    pub(crate) upload_id: String,
+    pub(crate) number: u32,
 }
 
 /// A beginning of a shard: a whole put, or an upload.
@@ -49,6 +61,7 @@ pub(crate) struct Facts {
     last_token: u64,
     pub(crate) claims: Vec<Claim>,
     pub(crate) shard_writes: Vec<ShardWrite>,
+    pub(crate) parts: Vec<PartWrite>,
     /// When each record that is written once was written, by its key.
     pub(crate) written: BTreeMap<String, u64>,
     /// Jobs that are paused or cancelled in the queue as it is now.
@@ -107,7 +120,8 @@ impl Ledger {
             facts.last_token = lease.token.0.max(last);
             let grant = Grant { token: lease.token, renewed_ms: now_ms, held: true, finished: false };
             facts.grants.insert(lease.task, grant);
-            facts.claims.push(Claim { at_ms: now_ms, node: node.to_owned(), task: lease.task });
+            let checkpoint = lease.checkpoint.as_ref().map(|had| (had.upload_id.clone(), had.parts));
+            facts.claims.push(Claim { at_ms: now_ms, node: node.to_owned(), task: lease.task, checkpoint });
             drop(facts);
             if lease.token.0 <= last {
                 self.violation(format!("task {}: token {} is not above {last}", lease.task, lease.token));

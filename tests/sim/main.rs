@@ -50,6 +50,7 @@ struct Total {
     files: u64,
     failed_files: u64,
     shards: usize,
+    resumed: usize,
     claims: usize,
     failing: Vec<(u64, Vec<String>)>,
 }
@@ -64,6 +65,7 @@ impl Total {
         self.files += outcome.files;
         self.failed_files += outcome.failed_files;
         self.shards += outcome.shards;
+        self.resumed += outcome.resumed;
         self.claims += outcome.claims;
         if !outcome.violations.is_empty() {
             self.failing.push((seed, outcome.violations));
@@ -97,7 +99,7 @@ fn every_seed_keeps_every_promise() {
     let mut total = total.into_inner().expect("no panic under the lock");
     println!(
         "{} runs from seed {first} in {:.1} s: {} calls carried out, {} of them faulty, {} kills, {} jobs, {} files \
-         ({} in failure lists), {} shards, {} claims; failing seeds: {:?}",
+         ({} in failure lists), {} shards, {} parts behind a checkpoint of another, {} claims; failing seeds: {:?}",
         total.runs,
         began.elapsed().as_secs_f64(),
         total.events,
@@ -107,6 +109,7 @@ fn every_seed_keeps_every_promise() {
         total.files,
         total.failed_files,
         total.shards,
+        total.resumed,
         total.claims,
         total.failing.iter().map(|(seed, _)| seed).collect::<Vec<_>>(),
     );

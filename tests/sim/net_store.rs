@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use des_shared::clock::Clock;
 use des_shared::store::memory::MemoryStore;
 use des_shared::store::{
     ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, StoreError,
@@ -14,7 +15,7 @@ use des_shared::store::{
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::ledger::ShardWrite;
+use crate::ledger::{PartWrite, ShardWrite};
 use crate::net::{Node, Target};
 
 /// A process's view of a store.
@@ -90,7 +91,7 @@ impl NetStore {
 
 /// What the observer thinks of a change.
 fn look(node: &Node, target: Target, (operation, key): (&str, &str), before: Option<&Bytes>, after: Option<&Bytes>) {
-    let (ledger, at_ms) = (&node.net.ledger, des_shared::clock::Clock::now_ms(&*node.net.clock));
+    let (ledger, at_ms) = (&node.net.ledger, node.net.clock.now_ms());
     let for_ever = is_for_ever(target, key);
     match (before, after) {
         (Some(before), Some(after)) if for_ever && before != after => {
@@ -180,10 +181,17 @@ impl ObjectStore for NetStore {
     }
 
     async fn put_part(&self, key: &str, upload_id: &str, number: u32, bytes: Bytes) -> Result<PartTag, StoreError> {
-        let (name, id) = (key.to_owned(), upload_id.to_owned());
+        let (name, id, node) = (key.to_owned(), upload_id.to_owned(), Arc::clone(&self.node));
         self.ask("put_part", key, move |s| {
-            let (name, id, bytes) = (name.clone(), id.clone(), bytes.clone());
-            async move { s.put_part(&name, &id, number, bytes).await }.boxed()
+            let (name, id, bytes, node) = (name.clone(), id.clone(), bytes.clone(), Arc::clone(&node));
+            async move {
+                let tag = s.put_part(&name, &id, number, bytes).await?;
+                let (at_ms, writer) = (node.net.clock.now_ms(), node.name.clone());
+                let part = PartWrite { at_ms, node: writer, key: name, upload_id: id, number };
+                node.net.ledger.facts().parts.push(part);
+                Ok(tag)
+            }
+            .boxed()
         })
         .await
     }

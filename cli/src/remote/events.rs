@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn events_are_put_together_however_they_are_cut() {
-        let text = b": hello\n\nid: 1\nevent: state\ndata: {\"a\":\ndata:  1}\r\n\r\nevent: end\nid:2\ndata: x\n\ndata: half";
+        let text =
+            b": hello\n\nid: 1\nevent: state\ndata: {\"a\":\ndata:  1}\r\n\r\nevent: end\nid:2\ndata: x\n\ndata: half";
         for size in 1..text.len() {
             let mut events = Events::default();
             let mut found = Vec::new();

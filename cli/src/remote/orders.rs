@@ -138,7 +138,8 @@ pub(crate) async fn share(args: ShareArgs, screen: Screen) -> Result<Exit, CliEr
     }
     let job = view(&raw)?;
     let share = job.options.share;
-    let bound = share.max_running.map_or_else(|| "no bound on running shards".to_owned(), |n| format!("at most {n} running"));
+    let bound =
+        share.max_running.map_or_else(|| "no bound on running shards".to_owned(), |n| format!("at most {n} running"));
     screen.line(&format!("job {}: priority {}, weight {}, {bound}", job.id, share.priority, share.weight))?;
     Ok(Exit::Done)
 }

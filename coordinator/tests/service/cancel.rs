@@ -56,7 +56,7 @@ async fn a_cancelled_job_accounts_for_every_file_and_drops_its_uploads() {
     assert_eq!(failed.len(), 7);
     assert!(failed.iter().all(|file| file.reason == FailureReason::Cancelled), "{failed:?}");
     assert_eq!(shards(&world).await.len(), 3, "what was published stays");
-    assert!(world.zone.list_uploads("").await.expect("a listing").is_empty(), "no upload is left");
+    assert!(world.zone.list_uploads("", 1000).await.expect("a listing").is_empty(), "no upload is left");
     assert!(world.keys(&format!("jobs/{job}/checkpoints/")).await.is_empty(), "and no mark");
     let shown = service.get(&format!("/v1/jobs/{job}")).await.json();
     assert_eq!((&shown["state"], shown.get("hold")), (&json!("cancelled"), None));

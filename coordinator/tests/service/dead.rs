@@ -28,7 +28,7 @@ async fn a_dead_task_is_listed_with_its_history_while_its_job_still_runs() {
     let attempt = dead[0].history.last().expect("a history");
     assert_eq!((attempt.token, attempt.message.as_str()), (leases[1].token, "the disk is on fire"));
     assert!(attempt.worker.is_some() && attempt.at_ms > 0, "{attempt:?}");
-    assert!(world.zone.list_uploads("").await.expect("a listing").is_empty(), "its upload is dropped at once");
+    assert!(world.zone.list_uploads("", 1000).await.expect("a listing").is_empty(), "its upload is dropped at once");
     assert!(world.keys(&format!("jobs/{job}/checkpoints/")).await.is_empty());
     until("its files to count as failed", async || {
         let shown = service.get(&format!("/v1/jobs/{job}")).await.json();

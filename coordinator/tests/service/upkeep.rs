@@ -196,8 +196,14 @@ async fn old_uploads_that_nobody_knows_are_dropped_and_no_others() {
     let manifest = layout::manifest(des_shared::ids::JobId::from_parts(1, [1; 10]));
     world.state.objects().create_upload(&manifest, &BTreeMap::new()).await.expect("an upload");
     let uploads = async || {
-        let mut ids: Vec<String> =
-            world.zone.list_uploads("").await.expect("a listing").into_iter().map(|upload| upload.upload_id).collect();
+        let mut ids: Vec<String> = world
+            .zone
+            .list_uploads("", 1000)
+            .await
+            .expect("a listing")
+            .into_iter()
+            .map(|upload| upload.upload_id)
+            .collect();
         ids.sort();
         ids
     };
@@ -210,7 +216,7 @@ async fn old_uploads_that_nobody_knows_are_dropped_and_no_others() {
     stay.sort();
     until("the orphans to go", async || (uploads().await == stay).then_some(())).await;
     until("the manifest's upload to go", async || {
-        world.state.objects().list_uploads("").await.expect("a listing").is_empty().then_some(())
+        world.state.objects().list_uploads("", 1000).await.expect("a listing").is_empty().then_some(())
     })
     .await;
     assert!(!stay.contains(&shard) && !stay.contains(&big_file));
@@ -238,7 +244,7 @@ async fn no_upload_is_dropped_while_the_queue_cannot_say_which_are_in_use() {
     })
     .await;
     assert!(ready.text.contains("unplugged"));
-    assert_eq!(world.zone.list_uploads("").await.expect("a listing").len(), 1);
+    assert_eq!(world.zone.list_uploads("", 1000).await.expect("a listing").len(), 1);
     world.queue.pull(false);
     service.stop().await;
 }
