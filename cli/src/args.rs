@@ -8,6 +8,10 @@ use des_shared::job::JobRequest;
 use des_shared::routing::NBits;
 use des_shared::segment::{CodecChoice, PackOptions, ShardFormat};
 
+mod orders;
+
+pub(crate) use orders::{AuditArgs, CancelArgs, DeadArgs, DeadCommand, JobArg, RetryArgs, ShardsArg, ShareArgs};
+
 use crate::values::{DateRuleArg, parse_bigfiles_prefix, parse_inline_size, parse_n_bits, parse_shard_size};
 
 /// DES packs many files into few immutable shards and serves each of them back by its uid.
@@ -47,6 +51,20 @@ pub(crate) enum Command {
     Jobs(JobsArgs),
     /// Show one job, or the queue and the workers
     Status(StatusArgs),
+    /// Hand out no more of a job's shards until it is resumed
+    Pause(JobArg),
+    /// Let a paused job go on
+    Resume(JobArg),
+    /// Stop a job for good
+    Cancel(CancelArgs),
+    /// Pack again what failed in a job that has ended
+    Retry(RetryArgs),
+    /// Change a job's priority, weight or most running shards
+    Share(ShareArgs),
+    /// List shards that were given up, with their histories; retry or drop them
+    Dead(DeadArgs),
+    /// Check that queue, state store and shards agree
+    Audit(AuditArgs),
     /// Fetch one file from a retriever
     Get(GetArgs),
 }
@@ -262,6 +280,9 @@ pub(crate) struct JobArgs {
     /// Share among jobs of one priority; 1 to 1000
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) weight: Option<u32>,
+    /// Most shards packed at the same time; 1 to 100000
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) max_running: Option<u32>,
 }
 
 impl JobArgs {
@@ -277,6 +298,7 @@ impl JobArgs {
             big_file_threshold_bytes: self.big_file_threshold,
             priority: self.priority,
             weight: self.weight,
+            max_running: self.max_running,
         }
     }
 }
@@ -301,6 +323,9 @@ pub(crate) struct StatusArgs {
     /// Save the job's list of files that could not be packed, as NDJSON
     #[arg(long, value_name = "FILE", requires = "job")]
     pub(crate) failures: Option<PathBuf>,
+    /// Stay and show the job's progress until it has ended: bars on a terminal, lines elsewhere
+    #[arg(long, short, requires = "job")]
+    pub(crate) watch: bool,
     #[command(flatten)]
     pub(crate) coordinator: CoordinatorArgs,
 }

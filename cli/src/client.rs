@@ -148,6 +148,39 @@ impl Client {
         self.decode(response).await
     }
 
+    /// A request that changes something. Answers the status and the JSON of the answer, which is `null` when it is empty.
+    ///
+    /// # Errors
+    /// When the service cannot be reached, refuses, or answers something else.
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Value), CliError> {
+        let request = self.request(method, self.url(path, query)?);
+        let response = self.send(if let Some(body) = body { request.json(body) } else { request }).await?;
+        let status = response.status();
+        let value = if status == StatusCode::NO_CONTENT { Value::Null } else { self.decode(response).await? };
+        Ok((status, value))
+    }
+
+    /// A request whose answer is a stream.
+    ///
+    /// # Errors
+    /// When the service cannot be reached or refuses.
+    pub(crate) async fn stream(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        headers: &[(&str, String)],
+    ) -> Result<Response, CliError> {
+        let request = self.request(method, self.url(path, query)?);
+        self.send(headers.iter().fold(request, |request, (name, value)| request.header(*name, value))).await
+    }
+
     async fn decode<T: DeserializeOwned>(&self, response: Response) -> Result<T, CliError> {
         let url = response.url().clone();
         let bytes = response.bytes().await.map_err(|e| self.unreachable(&e))?;
@@ -204,7 +237,7 @@ impl Client {
     /// # Errors
     /// When the service cannot be reached or refuses.
     pub(crate) async fn job(&self, id: &str) -> Result<(JobView, Value), CliError> {
-        let raw: Value = self.json(&format!("v1/jobs/{}", utf8_percent_encode(id, SEGMENT)), &[]).await?;
+        let raw: Value = self.json(&job_path(id, ""), &[]).await?;
         Ok((view(&raw)?, raw))
     }
 
@@ -213,7 +246,7 @@ impl Client {
     /// # Errors
     /// When the service cannot be reached or refuses.
     pub(crate) async fn failures(&self, id: &str) -> Result<Response, CliError> {
-        self.get(self.url(&format!("v1/jobs/{}/failures", utf8_percent_encode(id, SEGMENT)), &[])?).await
+        self.get(self.url(&job_path(id, "/failures"), &[])?).await
     }
 
     /// An error of the connection, in words.
@@ -268,6 +301,7 @@ impl Client {
                 error.hint("check uid and created_at: the date decides which shards are searched")
             }
             StatusCode::NOT_FOUND => error.hint("des jobs lists the jobs it knows"),
+            StatusCode::CONFLICT => error.hint("des status JOB shows how it stands"),
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
                 error.hint("correct it and run the command again")
             }
@@ -293,8 +327,13 @@ pub(crate) fn view(raw: &Value) -> Result<JobView, CliError> {
         .map_err(|e| CliError::failed(format!("the coordinator's job is not one this version understands: {e}")))
 }
 
+/// The path of something about a job.
+pub(crate) fn job_path(id: &str, rest: &str) -> String {
+    format!("v1/jobs/{}{rest}", utf8_percent_encode(id, SEGMENT))
+}
+
 fn query_of(options: &JobRequest) -> Result<Vec<(&'static str, String)>, CliError> {
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 10] = [
         "name",
         "n_bits",
         "max_shard_size",
@@ -304,6 +343,7 @@ fn query_of(options: &JobRequest) -> Result<Vec<(&'static str, String)>, CliErro
         "big_file_threshold_bytes",
         "priority",
         "weight",
+        "max_running",
     ];
     let value =
         serde_json::to_value(options).map_err(|e| CliError::failed(format!("cannot write the options: {e}")))?;

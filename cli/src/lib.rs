@@ -62,6 +62,13 @@ async fn command(command: Command, screen: Screen) -> Result<Exit, CliError> {
         Command::Submit(args) => remote::submit(args, screen).await,
         Command::Jobs(args) => remote::jobs(args, screen).await,
         Command::Status(args) => remote::status(args, screen).await,
+        Command::Pause(args) => remote::pause(args, screen).await,
+        Command::Resume(args) => remote::resume(args, screen).await,
+        Command::Cancel(args) => remote::cancel(args, screen).await,
+        Command::Retry(args) => remote::retry(args, screen).await,
+        Command::Share(args) => remote::share(args, screen).await,
+        Command::Dead(args) => remote::dead(args, screen).await,
+        Command::Audit(args) => remote::audit(args, screen).await,
         Command::Get(args) => remote::get(args, screen).await,
     }
 }

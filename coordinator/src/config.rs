@@ -12,7 +12,7 @@ use des_shared::telemetry::LogSettings;
 /// Every setting the coordinator reads.
 pub fn all_settings() -> Vec<Setting> {
     let own = [settings::LISTEN_COORDINATOR, settings::STATE_URL, settings::SOURCE_ROOTS, settings::SPOOL_DIR];
-    [&own, settings::ZONES, settings::QUEUE, settings::JOB_DEFAULTS, settings::PROCESS].concat()
+    [&own, settings::UPKEEP, settings::ZONES, settings::QUEUE, settings::JOB_DEFAULTS, settings::PROCESS].concat()
 }
 
 /// What a running coordinator needs to know. The places of its dependencies are not in it: see [`Places`].
@@ -48,8 +48,37 @@ pub struct Limits {
     pub tick: Duration,
     /// How often open jobs are compared with the state store.
     pub reconcile: Duration,
-    /// Life of the coordinator's own locks (`reconcile`, `plan/{job}`) without a renewal.
+    /// Life of the coordinator's own locks (`reconcile`, `plan/{job}`) without a renewal: the lease time of tasks, so
+    /// that a dead coordinator is followed as soon as a dead worker.
     pub lock: Duration,
+    /// How long after a cancellation a worker may still finish what it held: the lease time of tasks.
+    pub cancel_grace: Duration,
+    /// How often a client that watches a job is told how it stands.
+    pub events: Duration,
+    /// Clients that may watch jobs at the same time.
+    pub watchers: usize,
+    /// Submissions are refused while so many tasks wait; 0 for no limit.
+    pub max_waiting_tasks: u64,
+    /// Submissions are refused while tasks of so many source bytes wait; 0 for no limit.
+    pub max_waiting_bytes: u64,
+    /// How long the records of an ended job stay; `None` for ever.
+    pub retention: Option<Duration>,
+    /// Age at which an unfinished upload that no task knows is dropped; `None` for never.
+    pub orphans: Option<Duration>,
+    /// How often old jobs and orphaned uploads are looked for.
+    pub tidy: Duration,
+    /// Two looks at the same thing, so far apart, tell the auditor what is wrong from what is under way.
+    pub audit_pause: Duration,
+    /// A receipt the queue has not heard of is wrong only when it is older than this.
+    pub audit_settled: Duration,
+}
+
+impl Limits {
+    /// Lets locks and graces follow the lease time of tasks.
+    #[must_use]
+    pub fn with_lease(self, lease: Duration) -> Self {
+        Self { lock: lease, cancel_grace: lease, audit_settled: (2 * lease).max(self.audit_settled), ..self }
+    }
 }
 
 impl Default for Limits {
@@ -63,6 +92,16 @@ impl Default for Limits {
             tick: Duration::from_secs(1),
             reconcile: Duration::from_secs(30),
             lock: Duration::from_secs(30),
+            cancel_grace: Duration::from_secs(30),
+            events: Duration::from_secs(1),
+            watchers: 256,
+            max_waiting_tasks: 0,
+            max_waiting_bytes: 0,
+            retention: Some(Duration::from_hours(30 * 24)),
+            orphans: Some(Duration::from_hours(24)),
+            tidy: Duration::from_hours(1),
+            audit_pause: Duration::from_secs(3),
+            audit_settled: Duration::from_mins(2),
         }
     }
 }
@@ -95,15 +134,26 @@ impl Config {
                 if dir.is_dir() { Ok(dir) } else { Err(format!("{text:?} is not an existing folder")) }
             }),
         };
+        let limits = read_limits(values);
         n_bits?;
-        Some(Self {
-            listen: listen?,
-            defaults: defaults?,
-            roots: roots?,
-            spool_dir: spool_dir?,
-            limits: Limits::default(),
-        })
+        Some(Self { listen: listen?, defaults: defaults?, roots: roots?, spool_dir: spool_dir?, limits: limits? })
     }
+}
+
+/// Reads `settings::UPKEEP`.
+fn read_limits(values: &mut Values) -> Option<Limits> {
+    let max_waiting_tasks = values.number(&settings::MAX_WAITING_TASKS, 0..=u64::MAX);
+    let max_waiting_bytes = values.number(&settings::MAX_WAITING_BYTES, 0..=u64::MAX);
+    let days = values.number(&settings::JOB_RETENTION_DAYS, 0..=36_500);
+    let hours = values.number(&settings::ORPHAN_HOURS, 0..=87_600);
+    let unless_zero = |hours: u64| (hours > 0).then(|| Duration::from_hours(hours));
+    Some(Limits {
+        max_waiting_tasks: max_waiting_tasks?,
+        max_waiting_bytes: max_waiting_bytes?,
+        retention: unless_zero(24 * days?),
+        orphans: unless_zero(hours?),
+        ..Limits::default()
+    })
 }
 
 impl Places {
@@ -146,5 +196,32 @@ mod tests {
         assert_eq!(config.defaults.max_shard_size, 1_000_000_000);
         assert_eq!(config.limits, Limits::default());
         assert_eq!(places.state.backend.url(), "file:///x/_des");
+    }
+
+    #[test]
+    fn zero_means_no_limit_and_for_ever() {
+        let places = [("DES_REDIS_URL", "redis://127.0.0.1/"), ("DES_BASE_DIR", "/x")];
+        let upkeep = [
+            ("DES_MAX_WAITING_TASKS", "7"),
+            ("DES_MAX_WAITING_BYTES", "8"),
+            ("DES_JOB_RETENTION_DAYS", "0"),
+            ("DES_ORPHAN_HOURS", "0"),
+        ];
+        let limits = read(&[&places[..], &upkeep[..]].concat()).expect("a configuration").1.limits;
+        assert_eq!((limits.max_waiting_tasks, limits.max_waiting_bytes), (7, 8));
+        assert_eq!((limits.retention, limits.orphans), (None, None));
+        let limits = read(&[&places[..], &[("DES_JOB_RETENTION_DAYS", "2"), ("DES_ORPHAN_HOURS", "3")]].concat());
+        let limits = limits.expect("a configuration").1.limits;
+        assert_eq!(limits.retention, Some(Duration::from_hours(48)));
+        assert_eq!(limits.orphans, Some(Duration::from_hours(3)));
+        let text = read(&[&places[..], &[("DES_ORPHAN_HOURS", "-1")]].concat()).expect_err("a problem");
+        assert!(text.contains("DES_ORPHAN_HOURS"), "{text}");
+    }
+
+    #[test]
+    fn locks_follow_the_lease_time() {
+        let limits = Limits::default().with_lease(Duration::from_secs(3));
+        assert_eq!((limits.lock, limits.cancel_grace), (Duration::from_secs(3), Duration::from_secs(3)));
+        assert_eq!(limits.audit_settled, Limits::default().audit_settled, "never shorter than the usual rounds");
     }
 }

@@ -1,66 +1,28 @@
-//! What became of a task that nobody will work on any more and that has no receipt.
+//! What became of a task that nobody will work on any more and that has no receipt: it is dead, or its job was
+//! cancelled.
 //!
 //! A worker may have published the shard and died before it wrote the receipt, so the shard's own index is asked
-//! before any file is called a failure.
+//! before any file is called a failure. An unfinished upload of the task is dropped first, so that nothing can be
+//! published from it afterwards.
 
 use std::collections::HashSet;
-use std::fmt;
-use std::sync::Arc;
 
-use des_shared::archive::RemoteShard;
+use des_shared::control::ControlRecord;
 use des_shared::ids::{FencingToken, TaskId, Uid};
 use des_shared::layout;
-use des_shared::queue::{TaskState, TaskTotals};
-use des_shared::receipt::{FailedFile, FailureReason, PublishedShard, Receipt};
+use des_shared::queue::{Checkpoint, TaskState, TaskTotals, TaskView};
+use des_shared::receipt::{DeadTask, FailedFile, FailureReason, PublishedShard, Receipt};
 use des_shared::segment::{FileView, Segment};
 use des_shared::state::Created;
-use des_shared::store::{ObjectMeta, SharedStore};
-use futures::future::{BoxFuture, FutureExt};
-use futures::stream::StreamExt;
+use des_shared::store::{ObjectMeta, list_all};
+use futures::stream::TryStreamExt;
 
 use crate::Core;
 use crate::error::Error;
 use crate::upload::is_missing;
 
-/// Reads the uids in a published shard's index. The error says why it cannot be read.
-pub type Inspect = dyn Fn(SharedStore, String) -> BoxFuture<'static, Result<HashSet<Uid>, String>> + Send + Sync;
-
-/// Says which files a published shard holds: reads the index from the store, never the payloads.
-#[derive(Clone)]
-pub struct ShardInspector(Arc<Inspect>);
-
-impl ShardInspector {
-    /// From a function of the zone's store and the shard's key.
-    pub fn new(
-        inspect: impl Fn(SharedStore, String) -> BoxFuture<'static, Result<HashSet<Uid>, String>> + Send + Sync + 'static,
-    ) -> Self {
-        Self(Arc::new(inspect))
-    }
-}
-
-impl Default for ShardInspector {
-    /// Reads real shards of any version.
-    fn default() -> Self {
-        Self::new(|store, key| read_index(store, key).boxed())
-    }
-}
-
-async fn read_index(store: SharedStore, key: String) -> Result<HashSet<Uid>, String> {
-    let shard = RemoteShard::open(store, &key).await.map_err(|e| e.to_string())?;
-    let mut entries = shard.entries();
-    let mut uids = HashSet::new();
-    while let Some(entry) = entries.next().await {
-        let entry = entry.map_err(|e| e.to_string())?;
-        uids.insert(Uid::new(entry.uid).map_err(|e| e.to_string())?);
-    }
-    Ok(uids)
-}
-
-impl fmt::Debug for ShardInspector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ShardInspector")
-    }
-}
+/// Marks removed side by side.
+const REMOVALS: usize = 8;
 
 /// A shard of a dead task that is there after all.
 struct Found {
@@ -70,33 +32,91 @@ struct Found {
 }
 
 impl Core {
-    /// Writes the receipt of a dead task, or finds the one that was written meanwhile.
-    pub(crate) async fn bury(&self, task: TaskId) -> Result<Receipt, Error> {
+    /// Writes the receipt of a dead task and enters it in the dead list, or finds the receipt that was written
+    /// meanwhile.
+    pub(crate) async fn bury(&self, task: TaskId, view: &TaskView) -> Result<Receipt, Error> {
         if let Some(receipt) = self.state().receipt(task).await? {
             return Ok(receipt);
         }
         let segment = self.state().segment(task).await?;
-        let message = self.last_words(task).await?;
-        let found = self.published(&segment).await?;
+        self.drop_upload(&segment, view.checkpoint.as_ref()).await;
+        let message = view.message.clone().unwrap_or_else(|| "no reason was kept".to_owned());
         let now = self.deps.clock.now_ms();
-        let (receipt, failed) = match found {
+        let (receipt, failed) = match self.published(&segment).await? {
             Some(found) => receipt_of_found(&segment, found, now),
-            None => dead_receipt(&segment, &message, now),
+            None => {
+                // Before the receipt, so that no task is dead without being in the list.
+                let entry = dead_task(&segment, view, &message, now);
+                self.state().write(&layout::dead_entry(task), &entry).await?;
+                let text = format!("its task was given up: {message}");
+                failed_receipt(&segment, FailureReason::TaskDead, &text, now)
+            }
         };
         let receipt = match self.state().finish_task(&receipt, &failed).await? {
             Created::Ours => receipt,
-            Created::Theirs(theirs) => theirs,
+            Created::Theirs(theirs) => {
+                if theirs.state == TaskState::Committed {
+                    self.state().delete(&layout::dead_entry(task)).await?;
+                }
+                theirs
+            }
         };
         tracing::warn!(%task, state = ?receipt.state, failed = receipt.totals.files_failed, "closed a dead task: {message}");
         self.queue().settle(task, receipt.state, &receipt.totals).await?;
         Ok(receipt)
     }
 
-    /// Why the last attempt failed, as the queue remembers.
-    async fn last_words(&self, task: TaskId) -> Result<String, Error> {
-        let view = self.queue().tasks(task.job, task.number, 1).await?;
-        let message = view.into_iter().find(|view| view.number == task.number).and_then(|view| view.message);
-        Ok(message.unwrap_or_else(|| "no reason was kept".to_owned()))
+    /// Writes the receipt of a task of a cancelled job. `None` as long as a worker may still finish it.
+    pub(crate) async fn call_off(
+        &self,
+        task: TaskId,
+        view: &TaskView,
+        control: &ControlRecord,
+    ) -> Result<Option<Receipt>, Error> {
+        if let Some(receipt) = self.state().receipt(task).await? {
+            return Ok(Some(receipt));
+        }
+        let began = view.token != FencingToken(0);
+        let now = self.deps.clock.now_ms();
+        // Who held the task is told with the next heartbeat and stops by itself when its lease would have run out.
+        // Until then it may publish the shard, whose files must not be called failures meanwhile.
+        let waited = now.saturating_sub(control.updated_ms);
+        if began && u128::from(waited) < self.config.limits.cancel_grace.as_millis() {
+            return Ok(None);
+        }
+        let segment = self.state().segment(task).await?;
+        self.drop_upload(&segment, view.checkpoint.as_ref()).await;
+        let found = if began { self.published(&segment).await? } else { None };
+        let text = "its job was cancelled before it was packed";
+        let (receipt, failed) = match found {
+            Some(found) => receipt_of_found(&segment, found, now),
+            None => failed_receipt(&segment, FailureReason::Cancelled, text, now),
+        };
+        Ok(Some(match self.state().finish_task(&receipt, &failed).await? {
+            Created::Ours => receipt,
+            Created::Theirs(theirs) => theirs,
+        }))
+    }
+
+    /// Drops an unfinished upload and the marks of its parts. What cannot be dropped now is found later among the
+    /// orphans, or goes with the job.
+    async fn drop_upload(&self, segment: &Segment, checkpoint: Option<&Checkpoint>) {
+        let Some(checkpoint) = checkpoint else { return };
+        let outcome = async {
+            let zone = self.deps.zones.zone_for(segment.slot.index).map_err(|e| Error::Inconsistent(e.to_string()))?;
+            zone.store.abort_upload(&layout::shard_key(segment), &checkpoint.upload_id).await?;
+            self.own_metrics.uploads_aborted(1);
+            let objects = self.state().objects();
+            list_all(objects.clone(), layout::checkpoint_prefix(segment.task))
+                .map_ok(|mark| async move { objects.delete(&mark.key).await })
+                .try_buffer_unordered(REMOVALS)
+                .try_collect::<Vec<()>>()
+                .await?;
+            Ok::<_, Error>(())
+        };
+        if let Err(e) = outcome.await {
+            tracing::warn!(task = %segment.task, "an unfinished upload stays for now: {e}");
+        }
     }
 
     /// The task's shard, if it was published.
@@ -126,10 +146,23 @@ fn failure(file: FileView<'_>, reason: FailureReason, message: String) -> Failed
     }
 }
 
-fn dead_receipt(segment: &Segment, message: &str, now: u64) -> (Receipt, Vec<FailedFile>) {
-    let text = format!("its task was given up: {message}");
-    let failed: Vec<_> =
-        segment.files.iter().map(|file| failure(file, FailureReason::TaskDead, text.clone())).collect();
+fn dead_task(segment: &Segment, view: &TaskView, message: &str, now: u64) -> DeadTask {
+    DeadTask {
+        job: segment.task.job,
+        task: segment.task.number,
+        shard: layout::shard_key(segment),
+        files: segment.files.len() as u64,
+        source_bytes: segment.source_bytes(),
+        message: message.to_owned(),
+        history: view.history.clone(),
+        died_ms: now,
+        retried_as: None,
+    }
+}
+
+/// The receipt of a task none of whose files were packed.
+fn failed_receipt(segment: &Segment, reason: FailureReason, text: &str, now: u64) -> (Receipt, Vec<FailedFile>) {
+    let failed: Vec<_> = segment.files.iter().map(|file| failure(file, reason, text.to_owned())).collect();
     let totals = TaskTotals { files_failed: failed.len() as u64, ..TaskTotals::default() };
     let receipt = Receipt {
         task: segment.task,
@@ -175,38 +208,4 @@ fn receipt_of_found(segment: &Segment, found: Found, now: u64) -> (Receipt, Vec<
         finished_ms: now,
     };
     (receipt, failed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use des_shared::segment::ShardFormat;
-    use des_shared::shard::{Codec, PayloadInfo, ShardWriter};
-    use des_shared::store::WriteOptions;
-    use des_shared::store::local::LocalStore;
-
-    #[tokio::test]
-    async fn the_index_of_a_real_shard_tells_its_files() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let store: SharedStore = Arc::new(LocalStore::open(dir.path()).expect("a store"));
-        for format in [ShardFormat::V2, ShardFormat::V3] {
-            let mut writer = ShardWriter::new(format, None, 7).expect("a writer");
-            let mut bytes = writer.header().to_vec();
-            for number in 0..700 {
-                let payload = PayloadInfo::of(Codec::None, 1, b"x");
-                writer.append(&format!("file-{number:04}"), &payload, None).expect("an entry");
-                bytes.push(b'x');
-            }
-            writer.append_bigfile("large", [7; 32], 1 << 40, None).expect("an entry");
-            bytes.extend(writer.finish().expect("a tail"));
-            let key = format!("20250310_00_0000-{format}.des");
-            store.put(&key, bytes.into(), &WriteOptions::create_only()).await.expect("a put");
-            let inspector = ShardInspector::default();
-            let uids = (inspector.0)(store.clone(), key.clone()).await.expect("an index");
-            assert_eq!(uids.len(), 701, "{format}");
-            assert!(uids.contains(&Uid::new("large").expect("a uid")));
-            store.put(&key, "no shard".into(), &WriteOptions::overwrite()).await.expect("a put");
-            assert!((inspector.0)(store.clone(), key).await.is_err(), "an unreadable shard proves nothing");
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! Everything that can go wrong in the coordinator, each kind named for what the caller should do.
 
-use des_shared::ids::JobId;
+use des_shared::ids::{JobId, TaskId};
 use des_shared::queue::QueueError;
 use des_shared::state::StateError;
 use des_shared::store::StoreError;
@@ -47,6 +47,22 @@ pub enum Error {
     /// No such job.
     #[error("there is no job {0}")]
     UnknownJob(JobId),
+    /// What is asked for makes no sense in the state the job is in.
+    #[error("job {job} {is}; {expected}")]
+    WrongState {
+        /// The job.
+        job: JobId,
+        /// What it is: `is completed`, `is being cancelled`.
+        is: String,
+        /// What would have been right.
+        expected: &'static str,
+    },
+    /// No such task in the dead list.
+    #[error("there is no task {0} in the dead list; GET /v1/dead shows what is")]
+    NotDead(TaskId),
+    /// Enough work waits already.
+    #[error("{0}; come again later, or add workers")]
+    QueueFull(String),
     /// Too many requests of one costly kind at once.
     #[error("{0}")]
     Busy(String),

@@ -2,23 +2,33 @@
 //!
 //! The way of a job: [`api`] reads a request, [`submit`] makes it durable in the state store and answers,
 //! [`planner`] turns the manifest into segments off the request, [`restore`] brings tasks into the queue,
-//! [`reconcile`] watches over all open jobs, and [`finish`] ends a job whose tasks are all done.
+//! [`reconcile`] watches over all open jobs, and [`finish`] ends a job whose tasks are all done. What people decide on
+//! the way is in [`control`], what failed is packed again by [`retry`], [`tidy`] removes what nobody needs any more,
+//! and [`audit`] looks whether everything agrees.
 //!
 //! Nothing here is the only copy of anything: any number of coordinators run side by side, each can die at any
 //! moment, and what one leaves behind another picks up from the state store.
 
 mod api;
+mod audit;
 mod config;
+mod control;
 mod dead;
+mod drop;
 mod error;
 mod finish;
+mod inspect;
 mod metrics;
+mod pace;
 mod pipe;
 mod planner;
 mod reconcile;
 mod restore;
+mod retry;
 mod source;
+mod stored;
 mod submit;
+mod tidy;
 mod upload;
 mod view;
 
@@ -32,26 +42,30 @@ use std::time::Duration;
 use axum::Router;
 use des_shared::clock::{Clock, Dice};
 use des_shared::metrics::Metrics;
+use des_shared::offload::offload;
 use des_shared::queue::SharedQueue;
 use des_shared::service::{self, Shutdown};
 use des_shared::state::StateStore;
 use des_shared::store::SharedStore;
 use des_shared::store::zones::Zones;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::metrics::CoordinatorMetrics;
 use crate::planner::Planning;
 use crate::view::Views;
 
+pub use api::audit::AuditLine;
+pub use api::dead::DeadPage;
 pub use api::jobs::{JobPage, ShardPage, ShardView};
 pub use api::plan::{DryRun, PlannedShardView};
 pub use api::queue::QueueView;
+pub use audit::{Finding, FindingKind};
 pub use config::{Config, Limits, Places, all_settings};
-pub use dead::{Inspect, ShardInspector};
 pub use error::Error;
-pub use view::{JobBody, JobDetail, JobProgress};
+pub use inspect::{Inspect, ShardInspector};
+pub use view::{ActiveTask, JobBody, JobDetail, JobProgress};
 
 /// What a coordinator works with; opened by whoever starts it.
 #[derive(Clone)]
@@ -90,6 +104,12 @@ pub(crate) struct Core {
     pub(crate) planning: Planning,
     pub(crate) views: Views,
     pub(crate) own_metrics: CoordinatorMetrics,
+    /// One change of a job at a time in this process; see [`control`].
+    pub(crate) controls: Mutex<()>,
+    /// Seats for clients that watch jobs.
+    pub(crate) watchers: Arc<Semaphore>,
+    /// One audit at a time.
+    pub(crate) auditors: Arc<Semaphore>,
     /// Room for bodies and dry runs in memory, one permit a KiB.
     pub(crate) inline: Arc<Semaphore>,
     /// Submissions and blocking work that outlive the request that began them.
@@ -111,6 +131,15 @@ pub struct Running {
     tasks: TaskTracker,
 }
 
+/// A coordinator without an address, inside another program. Dropping it stops it where it is, as a crash would, but
+/// for requests that are under way.
+#[derive(Debug)]
+pub struct Embedded {
+    /// Its interface.
+    pub router: Router,
+    _background: Vec<AbortOnDropHandle<()>>,
+}
+
 impl Coordinator {
     /// Binds, begins to serve, plan and reconcile, and returns. Stops when `shutdown` begins.
     ///
@@ -128,15 +157,30 @@ impl Coordinator {
         let core = Arc::new(Core::new(config, deps, shutdown.clone()));
         let router = service::with_auth(router(&core), auth);
         let server = tokio::spawn(service::serve(listener, router, shutdown.clone(), drain));
-        let mut background = vec![
-            tokio::spawn(reconcile::keep_house(Arc::clone(&core))),
-            tokio::spawn(reconcile::watch_over_jobs(Arc::clone(&core))),
-        ];
-        background
-            .extend((0..core.config.limits.planners.max(1)).map(|_| tokio::spawn(planner::run(Arc::clone(&core)))));
+        let background = in_background(&core);
         tracing::info!(%address, holder = core.holder, state = core.deps.state.objects().url(), "coordinator is up");
         Ok(Running { address, shutdown, drain, server, background, tasks: core.tasks.clone() })
     }
+}
+
+impl Embedded {
+    /// Begins to plan and reconcile. Serving the router is the caller's part.
+    pub fn start(config: Config, deps: Deps, shutdown: Shutdown) -> Self {
+        let core = Arc::new(Core::new(config, deps, shutdown));
+        let background = in_background(&core).into_iter().map(AbortOnDropHandle::new).collect();
+        Self { router: router(&core), _background: background }
+    }
+}
+
+/// Everything a coordinator does by itself.
+fn in_background(core: &Arc<Core>) -> Vec<JoinHandle<()>> {
+    let mut background = vec![
+        tokio::spawn(reconcile::keep_house(Arc::clone(core))),
+        tokio::spawn(reconcile::watch_over_jobs(Arc::clone(core))),
+        tokio::spawn(tidy::run(Arc::clone(core))),
+    ];
+    background.extend((0..core.config.limits.planners.max(1)).map(|_| tokio::spawn(planner::run(Arc::clone(core)))));
+    background
 }
 
 fn router(core: &Arc<Core>) -> Router {
@@ -153,12 +197,25 @@ impl Core {
             planning: Planning::default(),
             views: Views::default(),
             own_metrics: CoordinatorMetrics::register(&deps.metrics),
+            controls: Mutex::new(()),
+            watchers: Arc::new(Semaphore::new(config.limits.watchers)),
+            auditors: Arc::new(Semaphore::new(1)),
             inline: Arc::new(Semaphore::new(api::room_of_all(&config.limits) as usize)),
             tasks: TaskTracker::new(),
             config,
             deps,
             shutdown,
         }
+    }
+
+    /// Runs work that keeps a thread busy; the shutdown waits for it, also when its request is gone.
+    pub(crate) async fn offload<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let under_way = self.tasks.token();
+        offload(move || {
+            let _under_way = under_way;
+            work()
+        })
+        .await
     }
 
     pub(crate) fn state(&self) -> &StateStore {

@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Err(problems) => return fail(USAGE, &problems),
     };
     telemetry::init(&places.log);
+    let config = Config { limits: config.limits.with_lease(places.queue.queue.lease), ..config };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return fail(1, &format!("no threads: {e}")),

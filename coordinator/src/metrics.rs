@@ -35,6 +35,10 @@ pub(crate) struct CoordinatorMetrics {
     retries: IntCounter,
     restored: IntCounter,
     refused_ends: IntCounter,
+    pressure: IntCounter,
+    uploads_aborted: IntCounter,
+    jobs_removed: IntCounter,
+    findings: IntCounterVec,
     requests: IntCounterVec,
     requests_in_flight: IntGauge,
 }
@@ -84,6 +88,13 @@ impl CoordinatorMetrics {
                 "des_job_ends_refused_total",
                 "Jobs that could not be ended because packed + failed is not accepted",
             ),
+            pressure: counter("des_submissions_refused_full_total", "Submissions refused because too much waits"),
+            uploads_aborted: counter(
+                "des_uploads_aborted_total",
+                "Unfinished uploads dropped: of dead and cancelled tasks, and orphans",
+            ),
+            jobs_removed: counter("des_jobs_removed_total", "Ended jobs whose records were removed by retention"),
+            findings: counters("des_audit_findings_total", "Findings of the auditor by kind", "kind"),
             requests: metrics.register(
                 IntCounterVec::new(
                     opts("des_http_requests_total", "Requests by route and status"),
@@ -159,6 +170,23 @@ impl CoordinatorMetrics {
 
     pub(crate) fn job_restored(&self) {
         self.restored.inc();
+    }
+
+    pub(crate) fn refused_for_pressure(&self) {
+        self.pressure.inc();
+    }
+
+    pub(crate) fn uploads_aborted(&self, uploads: u64) {
+        self.uploads_aborted.inc_by(uploads);
+    }
+
+    pub(crate) fn job_removed(&self) {
+        self.jobs_removed.inc();
+    }
+
+    /// `kind` is one of a fixed set of words.
+    pub(crate) fn found(&self, kind: &str) {
+        self.findings.with_label_values(&[kind]).inc();
     }
 
     pub(crate) fn end_refused(&self) {

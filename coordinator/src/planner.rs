@@ -13,22 +13,20 @@ use des_shared::ids::{JobId, TaskId};
 use des_shared::job::{EndRecord, JobOptions, JobRecord, JobState, PlanRecord};
 use des_shared::layout;
 use des_shared::manifest::{ManifestError, ManifestReader, SourceBase};
+use des_shared::offload::has_other_threads;
 use des_shared::plan::{PlanConfig, PlanError, PlannedShard};
 use des_shared::queue::QueueError;
 use des_shared::routing::DateRule;
 use des_shared::state::Created;
-use des_shared::store::ByteRange;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use tokio::sync::{Notify, mpsc};
 use tracing::Instrument;
 
 use crate::Core;
 use crate::error::Error;
-use crate::pipe::{PipeReader, PipeWriter, pipe};
+use crate::pipe::{PipeReader, pipe};
 use crate::source::parse_base;
 
-/// Bytes of a manifest read from the state store at once.
-const CHUNK_BYTES: u64 = 4 << 20;
 /// Planned shards that may wait to be written.
 const SHARDS_AHEAD: usize = 2;
 /// Segments written side by side.
@@ -108,6 +106,7 @@ impl<E: Into<Error>> From<E> for Setback {
 pub(crate) async fn run(core: Arc<Core>) {
     loop {
         let job = tokio::select! {
+            biased;
             () = core.shutdown.wait() => return,
             job = core.planning.next() => job,
         };
@@ -144,9 +143,10 @@ impl Core {
             }
         };
         let outcome = tokio::select! {
+            biased;
+            () = self.shutdown.wait() => Err(Setback::Stopping),
             outcome = self.bring_in(job) => outcome,
             () = renewed => return Err(Setback::LockLost),
-            () = self.shutdown.wait() => Err(Setback::Stopping),
         };
         if let Err(e) = self.queue().unlock(&name, &self.holder).await {
             tracing::debug!("the planning lock ends by itself: {e}");
@@ -196,23 +196,15 @@ impl Core {
     async fn plan(&self, record: &JobRecord) -> Result<PlanRecord, Setback> {
         let started = tokio::time::Instant::now();
         let base = parse_base(record.source_base.as_deref()).map_err(Setback::Manifest)?;
-        let (writer, reader) = pipe();
-        let (shards, planned) = mpsc::channel(SHARDS_AHEAD);
+        if let Some(why) = self.manifest_is_gone(record).await? {
+            return Err(Setback::Manifest(why));
+        }
         let config = self.plan_config(&record.options);
-        let blocking = self.tasks.spawn_blocking(move || read_and_plan(reader, &base, config, &shards));
-        let feed = self.feed_manifest(record, writer);
-        let write = self.write_segments(record, planned);
-        let ((), written, outcome) = tokio::join!(feed, write, blocking);
-        let totals = match outcome.map_err(|e| Error::Machine(format!("planning broke off: {e}")))? {
-            Ok(totals) => totals,
-            Err(error) => return Err(setback_of(error)),
+        let plan = if has_other_threads() {
+            self.plan_while_reading(record, base, config).await?
+        } else {
+            self.read_then_plan(record, &base, config).await?
         };
-        // A failed write ends the planner early, so its error comes before the missing totals.
-        let tasks = written?;
-        let Some((files, source_bytes)) = totals else {
-            return Err(Error::Machine("planning broke off: nobody took its shards".to_owned()).into());
-        };
-        let plan = PlanRecord { files, source_bytes, tasks };
         let plan = match self.state().create(&layout::plan(record.id), &plan).await? {
             Created::Ours => plan,
             Created::Theirs(theirs) if theirs == plan => theirs,
@@ -228,6 +220,51 @@ impl Core {
         self.own_metrics.planned(plan.files, plan.tasks.len() as u64, seconds);
         tracing::info!(files = plan.files, tasks = plan.tasks.len(), bytes = plan.source_bytes, seconds, "planned");
         Ok(plan)
+    }
+
+    /// Reading, planning on a blocking thread, and writing, side by side.
+    async fn plan_while_reading(
+        &self,
+        record: &JobRecord,
+        base: SourceBase,
+        config: PlanConfig,
+    ) -> Result<PlanRecord, Setback> {
+        let (writer, reader) = pipe();
+        let (shards, mut planned) = mpsc::channel(SHARDS_AHEAD);
+        let blocking = self.tasks.spawn_blocking(move || read_and_plan(reader, &base, config, &shards));
+        let feed = self.feed_manifest(record, writer);
+        let write = self.write_segments(record, stream::poll_fn(move |context| planned.poll_recv(context)));
+        let ((), written, outcome) = tokio::join!(feed, write, blocking);
+        let totals = match outcome.map_err(|e| Error::Machine(format!("planning broke off: {e}")))? {
+            Ok(totals) => totals,
+            Err(error) => return Err(setback_of(error)),
+        };
+        // A failed write ends the planner early, so its error comes before the missing totals.
+        let tasks = written?;
+        let Some((files, source_bytes)) = totals else {
+            return Err(Error::Machine("planning broke off: nobody took its shards".to_owned()).into());
+        };
+        Ok(PlanRecord { files, source_bytes, tasks })
+    }
+
+    /// The same one after the other, in memory: on a runtime of one thread nobody could feed a planner that waits.
+    /// Only simulations and tests have such a runtime.
+    async fn read_then_plan(
+        &self,
+        record: &JobRecord,
+        base: &SourceBase,
+        config: PlanConfig,
+    ) -> Result<PlanRecord, Setback> {
+        let mut manifest = Vec::new();
+        while (manifest.len() as u64) < record.manifest_bytes {
+            let chunk = self.manifest_chunk(record, manifest.len() as u64).await.map_err(Error::from)?;
+            manifest.extend_from_slice(&chunk);
+        }
+        let plan = plan_checked(manifest.as_slice(), base, config).map_err(setback_of)?;
+        let (files, source_bytes) = (plan.files(), plan.source_bytes());
+        let shards: Vec<PlannedShard> = plan.collect::<Result<_, _>>().map_err(setback_of)?;
+        let tasks = self.write_segments(record, stream::iter(shards)).await?;
+        Ok(PlanRecord { files, source_bytes, tasks })
     }
 
     /// How this coordinator plans a job of these options.
@@ -247,37 +284,14 @@ impl Core {
         PlanConfig { memory_limit_bytes: config.memory_limit_bytes / 4, ..config }
     }
 
-    /// Reads the stored manifest piece by piece: each piece is a call of its own that the store's retries cover.
-    async fn feed_manifest(&self, record: &JobRecord, writer: PipeWriter) {
-        let key = layout::manifest(record.id);
-        let mut at = 0;
-        while at < record.manifest_bytes {
-            let end = record.manifest_bytes.min(at + CHUNK_BYTES);
-            match self.state().objects().get(&key, ByteRange::Span(at..end)).await {
-                Ok(fetched) => {
-                    if writer.chunk(fetched.bytes).await.is_err() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    // When the reader is gone it has an error of its own to tell.
-                    let _gone = writer.fail(io::Error::other(error)).await;
-                    return;
-                }
-            }
-            at = end;
-        }
-        let _gone = writer.end().await;
-    }
-
     /// Writes segments as they are planned. Returns the source bytes of each task, by number.
     async fn write_segments(
         &self,
         record: &JobRecord,
-        mut planned: mpsc::Receiver<PlannedShard>,
+        planned: impl Stream<Item = PlannedShard>,
     ) -> Result<Vec<u64>, Error> {
         let mut number = 0_u32;
-        stream::poll_fn(move |context| planned.poll_recv(context))
+        planned
             .map(|shard| {
                 let task = TaskId { job: record.id, number };
                 let source_bytes = shard.source_bytes;

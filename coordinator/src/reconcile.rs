@@ -5,16 +5,17 @@
 //! an ended job is ended and a queue that lost its data is refilled within a tick or two; now and then it compares
 //! everything with the state store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use des_shared::ids::{FencingToken, JobId};
+use des_shared::ids::{FencingToken, JobId, TaskId};
 use des_shared::job::{JobRecord, PlanRecord};
 use des_shared::layout;
-use des_shared::queue::JobCounters;
+use des_shared::queue::{JobCounters, TaskState};
 use des_shared::store::{ObjectMeta, list_all};
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::Core;
@@ -31,6 +32,10 @@ const TICK_LIMIT: usize = 1000;
 const JOBS_AT_ONCE: usize = 8;
 /// A job with which something went wrong is left alone for so long.
 const AFTER_TROUBLE: Duration = Duration::from_secs(5);
+/// A job that cannot be ended yet is left alone for so many ticks.
+const TICKS_BETWEEN_ENDS: u32 = 5;
+/// Tasks looked through at once for dead ones.
+const TASKS: usize = 1000;
 
 /// Expired leases, due retries and gauges, until the shutdown.
 pub(crate) async fn keep_house(core: Arc<Core>) {
@@ -39,6 +44,7 @@ pub(crate) async fn keep_house(core: Arc<Core>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             () = core.shutdown.wait() => return,
             _ = ticks.tick() => trouble.note("housekeeping of the queue", core.tick_queue().await),
         }
@@ -53,10 +59,12 @@ pub(crate) async fn watch_over_jobs(core: Arc<Core>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             () = core.shutdown.wait() => break,
             _ = ticks.tick() => {}
         }
         let round = tokio::select! {
+            biased;
             () = core.shutdown.wait() => break,
             round = core.look_after_jobs(&mut watch) => round,
         };
@@ -70,12 +78,12 @@ pub(crate) async fn watch_over_jobs(core: Arc<Core>) {
 
 /// Says once that something goes wrong, and once that it is over.
 #[derive(Default)]
-struct Trouble {
+pub(crate) struct Trouble {
     last: Option<String>,
 }
 
 impl Trouble {
-    fn note(&mut self, what: &str, outcome: Result<(), Error>) {
+    pub(crate) fn note(&mut self, what: &str, outcome: Result<(), Error>) {
         match outcome {
             Ok(()) => {
                 if self.last.take().is_some() {
@@ -103,6 +111,9 @@ pub(crate) struct Watch {
     last_sweep: Option<Instant>,
     /// Token of the lock in the last round.
     token: Option<FencingToken>,
+    /// Jobs that are being ended: that can take longer than a round, which the others must not wait for.
+    ending: JoinSet<(JobId, Look)>,
+    ending_jobs: BTreeSet<JobId>,
 }
 
 struct Watched {
@@ -110,12 +121,27 @@ struct Watched {
     plan: Arc<PlanRecord>,
     /// Do not touch before; set after trouble.
     not_before: Option<Instant>,
+    /// Dead tasks that have their receipt.
+    buried: u64,
+}
+
+impl Watched {
+    fn new(record: JobRecord, plan: PlanRecord) -> Self {
+        Self { record: Arc::new(record), plan: Arc::new(plan), not_before: None, buried: 0 }
+    }
 }
 
 /// What a look at one job found.
 enum Look {
-    Under,
+    /// Under way, with so many dead tasks.
+    Under {
+        dead: u64,
+    },
+    /// Every task is final.
+    Over,
     Ended,
+    /// Every task is final, but it cannot be ended now.
+    NotYet,
     Trouble,
 }
 
@@ -137,7 +163,7 @@ impl Core {
         Ok(())
     }
 
-    async fn look_after_jobs(&self, watch: &mut Watch) -> Result<(), Error> {
+    async fn look_after_jobs(self: &Arc<Self>, watch: &mut Watch) -> Result<(), Error> {
         let lock = self.queue().lock(LOCK, &self.holder, self.config.limits.lock).await.inspect_err(|_| {
             // What waited for the queue is to be brought in as soon as it is back.
             watch.last_sweep = None;
@@ -157,31 +183,63 @@ impl Core {
             watch.last_sweep = Some(Instant::now());
         }
         self.meet_new_jobs(watch).await?;
+        while let Some(ended) = watch.ending.try_join_next() {
+            // Which job a panic was about is not known; a round without any is as good as a retry.
+            let Ok((job, look)) = ended else {
+                *watch = Watch::default();
+                return Err(Error::Machine("ending a job broke off".to_owned()));
+            };
+            watch.ending_jobs.remove(&job);
+            self.looked(watch, job, look);
+        }
         let now = Instant::now();
         let due: Vec<_> = watch
             .jobs
             .values()
             .filter(|watched| watched.not_before.is_none_or(|time| time <= now))
-            .map(|watched| (Arc::clone(&watched.record), Arc::clone(&watched.plan)))
+            .filter(|watched| !watch.ending_jobs.contains(&watched.record.id))
+            .map(|watched| (Arc::clone(&watched.record), Arc::clone(&watched.plan), watched.buried))
             .collect();
         let looks: Vec<_> = stream::iter(due)
-            .map(|(record, plan)| async move { (record.id, self.look(&record, &plan).await) })
+            .map(|(record, plan, buried)| async move { (record.id, self.look(&record, &plan, buried).await) })
             .buffer_unordered(JOBS_AT_ONCE)
             .collect()
             .await;
         for (job, look) in looks {
-            match look {
-                Look::Under => {}
-                Look::Ended => drop(watch.jobs.remove(&job)),
-                Look::Trouble => {
-                    if let Some(watched) = watch.jobs.get_mut(&job) {
-                        watched.not_before = Some(now + AFTER_TROUBLE);
-                    }
-                }
-            }
+            self.looked(watch, job, look);
         }
         self.own_metrics.jobs_are_open(watch.unplanned as u64, watch.jobs.len() as u64);
         Ok(())
+    }
+
+    /// Draws the consequence of a look at a job.
+    fn looked(self: &Arc<Self>, watch: &mut Watch, job: JobId, look: Look) {
+        if matches!(look, Look::Ended) {
+            watch.jobs.remove(&job);
+        }
+        let Some(watched) = watch.jobs.get_mut(&job) else { return };
+        match look {
+            Look::Under { dead } => watched.buried = dead,
+            Look::Over => {
+                let (core, record, plan) = (Arc::clone(self), Arc::clone(&watched.record), Arc::clone(&watched.plan));
+                watch.ending_jobs.insert(job);
+                watch.ending.spawn(async move { (job, core.end_of(&record, &plan).await) });
+            }
+            Look::Ended => {}
+            Look::NotYet => watched.not_before = Some(Instant::now() + TICKS_BETWEEN_ENDS * self.config.limits.tick),
+            Look::Trouble => watched.not_before = Some(Instant::now() + AFTER_TROUBLE),
+        }
+    }
+
+    async fn end_of(&self, record: &JobRecord, plan: &PlanRecord) -> Look {
+        match self.finish(record, plan).await {
+            Ok(true) => Look::Ended,
+            Ok(false) => Look::NotYet,
+            Err(error) => {
+                tracing::warn!(job = %record.id, "the job cannot be ended now: {error}");
+                Look::Trouble
+            }
+        }
     }
 
     /// Compares everything open in the state store with the queue.
@@ -226,8 +284,7 @@ impl Core {
             self.planning.want(job);
             return Ok(Some((job, None)));
         };
-        let watched = Watched { record: Arc::new(record), plan: Arc::new(plan), not_before: None };
-        Ok(Some((job, Some(watched))))
+        Ok(Some((job, Some(Watched::new(record, plan)))))
     }
 
     /// Settles what has a receipt and is open in the queue.
@@ -236,6 +293,8 @@ impl Core {
         let tasks = watched.plan.tasks.len() as u32;
         match self.queue().job(job).await? {
             Some(counters) if known_tasks(&counters) == u64::from(tasks) => {
+                // Decided while the queue was away, or on a queue that has gone back in time since.
+                self.apply_control(job).await?;
                 let settled = self.settle_finished(job, tasks).await?;
                 if settled > 0 {
                     tracing::info!(%job, settled, "tasks with a receipt were open in the queue");
@@ -256,8 +315,7 @@ impl Core {
                 (self.state().end(job).await?, self.state().job(job).await?, self.state().plan(job).await?)
             {
                 watch.unplanned = watch.unplanned.saturating_sub(1);
-                let watched = Watched { record: Arc::new(record), plan: Arc::new(plan), not_before: None };
-                watch.jobs.insert(job, watched);
+                watch.jobs.insert(job, Watched::new(record, plan));
             }
         }
         Ok(())
@@ -274,29 +332,50 @@ impl Core {
     }
 
     /// One job, between sweeps.
-    async fn look(&self, record: &JobRecord, plan: &PlanRecord) -> Look {
+    async fn look(&self, record: &JobRecord, plan: &PlanRecord, buried: u64) -> Look {
         let outcome = async {
             let counters = self.queue().job(record.id).await?;
             match counters {
                 Some(counters) if known_tasks(&counters) == plan.tasks.len() as u64 => {
-                    self.views.remember(record.id, counters);
-                    if counters.open() == 0 { self.finish(record, plan).await } else { Ok(false) }
+                    self.views.remember(record.id, counters, self.deps.clock.now_ms());
+                    if counters.open() == 0 {
+                        return Ok(Look::Over);
+                    }
+                    if counters.cancelled > 0 {
+                        self.cancel_rest(record.id).await?;
+                    }
+                    if counters.dead != buried {
+                        self.bury_dead(record.id).await?;
+                    }
+                    Ok(Look::Under { dead: counters.dead })
                 }
                 Some(JobCounters { .. }) | None => {
                     if self.state().end(record.id).await?.is_some() {
-                        return Ok(true);
+                        return Ok(Look::Ended);
                     }
                     tracing::warn!(job = %record.id, "the queue lost tasks of the job; bringing them back");
-                    self.restore(record, plan).await.map(|()| false)
+                    self.restore(record, plan).await?;
+                    Ok(Look::Under { dead: 0 })
                 }
             }
         };
-        match outcome.await {
-            Ok(true) => Look::Ended,
-            Ok(false) => Look::Under,
-            Err(error) => {
-                tracing::warn!(job = %record.id, "the job has to wait: {error}");
-                Look::Trouble
+        outcome.await.unwrap_or_else(|error: Error| {
+            tracing::warn!(job = %record.id, "the job has to wait: {error}");
+            Look::Trouble
+        })
+    }
+
+    /// Closes dead tasks while others still run, so that they are in the dead list as soon as they are dead.
+    async fn bury_dead(&self, job: JobId) -> Result<(), Error> {
+        let mut from = 0;
+        loop {
+            let tasks = self.queue().tasks(job, from, TASKS).await?;
+            for task in tasks.iter().filter(|task| task.state == TaskState::Dead) {
+                self.bury(TaskId { job, number: task.number }, task).await?;
+            }
+            match tasks.last().and_then(|last| last.number.checked_add(1)) {
+                Some(next) if tasks.len() == TASKS => from = next,
+                _ => return Ok(()),
             }
         }
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use des_shared::ids::{JobId, TaskId};
 use des_shared::job::{JobRecord, PlanRecord};
 use des_shared::layout;
-use des_shared::queue::{JobCounters, NewTask};
+use des_shared::queue::{JobCounters, NewTask, QueueError, TaskView};
 use des_shared::receipt::Receipt;
 use des_shared::state::StateError;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -30,7 +30,10 @@ impl Core {
     /// Makes the queue know the job and all its tasks, settled where there is a receipt.
     pub(crate) async fn restore(&self, record: &JobRecord, plan: &PlanRecord) -> Result<(), Error> {
         let job = record.id;
+        self.no_shard_is_going().await?;
         self.queue().add_job(job, record.options.share).await?;
+        // Before its tasks, so that none of a paused or cancelled job is handed out in between.
+        self.apply_control(job).await?;
         for (batch, sizes) in plan.tasks.chunks(BATCH).enumerate() {
             let first = (batch * BATCH) as u32;
             let receipts = self.receipts_between(job, first, sizes.len()).await?;
@@ -75,6 +78,14 @@ impl Core {
         Ok(settled)
     }
 
+    /// Tasks as the queue sees them; none when it does not know the job (any more).
+    pub(crate) async fn tasks_if_known(&self, job: JobId, first: u32, limit: usize) -> Result<Vec<TaskView>, Error> {
+        match self.queue().tasks(job, first, limit).await {
+            Err(QueueError::UnknownJob(_)) => Ok(Vec::new()),
+            other => Ok(other?),
+        }
+    }
+
     /// The receipts of the tasks `first .. first + count`, by number.
     pub(crate) async fn receipts_between(
         &self,
@@ -98,7 +109,7 @@ impl Core {
     }
 
     /// The numbers of the tasks `first .. first + count` that have a receipt, ascending.
-    async fn receipt_numbers(&self, job: JobId, first: u32, count: usize) -> Result<Vec<u32>, Error> {
+    pub(crate) async fn receipt_numbers(&self, job: JobId, first: u32, count: usize) -> Result<Vec<u32>, Error> {
         let prefix = layout::receipt_prefix(job);
         let end = u64::from(first) + count as u64;
         let mut after = first.checked_sub(1).map(|number| layout::receipt(TaskId { job, number }));

@@ -31,7 +31,9 @@ pub(crate) const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 /// A submission as it came.
 pub(crate) struct Submission {
     pub(crate) options: JobOptions,
-    pub(crate) idempotency_key: Option<String>,
+    /// A key of the state store that stands for this submission for as long as the job is kept; see
+    /// [`idempotency_key`].
+    pub(crate) bound_key: Option<String>,
     /// What relative source paths are relative to.
     pub(crate) base: Option<String>,
     pub(crate) body: ByteStream,
@@ -89,7 +91,7 @@ impl Core {
             submission_key: String::new(),
         };
         let mut draft = Draft { record: draft, reserved: false };
-        let settled = self.settle_submission(&mut draft, submission.idempotency_key.as_deref()).await;
+        let settled = self.settle_submission(&mut draft, submission.bound_key.as_deref()).await;
         let unused = match &settled {
             Ok(accepted) => accepted.record.id != id,
             Err(Error::KeyReused(_)) => true,
@@ -103,24 +105,40 @@ impl Core {
     }
 
     /// Finds or makes the job of a stored manifest.
-    async fn settle_submission(&self, draft: &mut Draft, key: Option<&str>) -> Result<Accepted, Error> {
+    async fn settle_submission(&self, draft: &mut Draft, bound_key: Option<&str>) -> Result<Accepted, Error> {
         let id = draft.record.id;
-        let bound_key = key.map(idempotency_key);
-        if let Some(bound_key) = &bound_key
-            && let Some(bound) = self.state().read::<JobRecord>(bound_key).await?
+        if let Some(bound_key) = bound_key
+            && let Some(bound) = self.read_bound(bound_key).await?
         {
             return self.bound(&draft.record, bound).await;
         }
         let reserved = self.reserve(&draft.record).await?;
         draft.reserved = reserved.id == id;
-        if let Some(bound_key) = &bound_key
-            && let Created::Theirs(bound) = self.state().create(bound_key, &reserved).await?
-            && bound.id != reserved.id
-        {
-            return self.bound(&draft.record, bound).await;
+        if let Some(bound_key) = bound_key {
+            if let Created::Theirs(bound) = self.state().create(bound_key, &reserved).await?
+                && bound.id != reserved.id
+            {
+                return self.bound(&draft.record, bound).await;
+            }
+            if let Some(note) = layout::bound_key(reserved.id, bound_key) {
+                // Leads from the job to the key, so that both go together in the end.
+                self.state().write_bytes(&note, "{}".into()).await?;
+            }
         }
         self.complete(&reserved).await?;
         Ok(Accepted { new: reserved.id == id, record: reserved })
+    }
+
+    /// The job a key is bound to. A key whose job was removed since is free again.
+    pub(crate) async fn read_bound(&self, bound_key: &str) -> Result<Option<JobRecord>, Error> {
+        let Some(bound) = self.state().read::<JobRecord>(bound_key).await? else { return Ok(None) };
+        let age = self.deps.clock.now_ms().saturating_sub(bound.accepted_ms);
+        // A younger one may be about to be made, by whoever bound the key or by whoever meets it.
+        if age < GIVEN_UP_MS || self.state().job(bound.id).await?.is_some() {
+            return Ok(Some(bound));
+        }
+        self.state().delete(bound_key).await?;
+        Ok(None)
     }
 
     /// The job an Idempotency-Key belongs to, if this is the same submission.
@@ -137,8 +155,7 @@ impl Core {
 
     /// Reserves the draft's content, or finds the open job that has it.
     async fn reserve(&self, draft: &JobRecord) -> Result<JobRecord, Error> {
-        let head = layout::submission_key(&fingerprint(draft));
-        let hint = layout::submission_key(&digest(&["hint", &head]));
+        let (head, hint) = reservation_of(draft);
         let start = self.state().read::<String>(&hint).await?;
         let mut key = start.unwrap_or_else(|| head.clone());
         loop {
@@ -179,7 +196,7 @@ impl Core {
     }
 
     /// Makes a reserved job exist. Whoever does it writes the same.
-    async fn complete(&self, record: &JobRecord) -> Result<(), Error> {
+    pub(crate) async fn complete(&self, record: &JobRecord) -> Result<(), Error> {
         if self.state().job(record.id).await?.is_none() {
             // Again, because it tells the reconciler how long ago a sign of life was: uploads can take long.
             self.state().write_bytes(&layout::open_marker(record.id), "{}".into()).await?;
@@ -207,18 +224,26 @@ pub(crate) fn empty_manifest() -> Error {
     Error::BadManifest(des_shared::manifest::ManifestError::Empty.to_string())
 }
 
+/// The key where equal submissions meet, and the key of the short cut to the newest of them.
+pub(crate) fn reservation_of(record: &JobRecord) -> (String, String) {
+    let head = layout::submission_key(&fingerprint(record));
+    let hint = layout::submission_key(&digest(&["hint", &head]));
+    (head, hint)
+}
+
 /// Everything that makes two submissions the same, as one digest.
 fn fingerprint(record: &JobRecord) -> String {
     let text = json!([record.manifest_sha256, record.options, record.source_base]).to_string();
     digest(&["content", &text])
 }
 
-fn idempotency_key(key: &str) -> String {
+/// The key of the state store that stands for an Idempotency-Key.
+pub(crate) fn idempotency_key(key: &str) -> String {
     layout::submission_key(&digest(&["idempotency-key", key]))
 }
 
 /// SHA-256 over texts, each with its length, in hex.
-fn digest(texts: &[&str]) -> String {
+pub(crate) fn digest(texts: &[&str]) -> String {
     let mut hash = Sha256::new();
     for text in texts {
         hash.update((text.len() as u64).to_le_bytes());

@@ -6,8 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use des_shared::ids::JobId;
-use des_shared::job::{ByteCounts, EndRecord, FileCounts, JobRecord, JobState, JobView, PlanRecord, ShardCounts};
+use des_shared::control::{ControlRecord, Hold};
+use des_shared::ids::{JobId, WorkerId};
+use des_shared::job::{
+    ByteCounts, EndRecord, FileCounts, JobOptions, JobRecord, JobState, JobView, PlanRecord, ShardCounts,
+};
 use des_shared::queue::{JobCounters, QueueError, TaskTotals};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -15,9 +18,12 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::Core;
 use crate::error::Error;
+use crate::pace::Paces;
 
 /// Jobs whose plan's sums or counters are kept in memory.
 const REMEMBERED: usize = 1000;
+/// Most running tasks shown with a job.
+const SHOWN_TASKS: usize = 200;
 
 /// A [`JobView`], and whether its counts are old.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +31,9 @@ pub struct JobBody {
     /// The job.
     #[serde(flatten)]
     pub view: JobView,
+    /// What holds the job back: `paused`, or `cancelled` from the request to the end. Left out when nothing does.
+    #[serde(default, skip_serializing_if = "Hold::is_none")]
+    pub hold: Hold,
     /// True when the queue could not be asked: the counts are the last this coordinator saw, or zero. Left out
     /// otherwise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -36,9 +45,14 @@ pub struct JobBody {
 pub struct JobProgress {
     /// What running tasks have done on top of the job's counts, as of their last checkpoints.
     pub in_progress: TaskTotals,
-    /// Source bytes packed a second, on average since the job was accepted; `null` before anything was packed.
+    /// Source bytes packed so far, those of running tasks included; `null` when unknown.
+    pub done_bytes: Option<u64>,
+    /// Source bytes packed a second: over the last minute while it runs and that is known, else on average; `null`
+    /// before anything was packed.
     pub bytes_per_second: Option<f64>,
-    /// Seconds until the end at this rate; `null` when unknown or ended.
+    /// The same on average since the job was accepted.
+    pub average_bytes_per_second: Option<f64>,
+    /// Seconds until the end at this rate; `null` when unknown, held or ended.
     pub eta_seconds: Option<f64>,
     /// Source bytes over stored bytes of finished tasks; `null` when unknown.
     pub compression_ratio: Option<f64>,
@@ -52,6 +66,23 @@ pub struct JobDetail {
     pub body: JobBody,
     /// Its pace.
     pub progress: JobProgress,
+    /// Its tasks that workers hold, as of their last heartbeats, at most 200.
+    pub active: Vec<ActiveTask>,
+}
+
+/// A task a worker holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveTask {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its host name and process id, for people.
+    pub name: String,
+    /// The task's number in the job.
+    pub number: u32,
+    /// Source bytes packed so far.
+    pub done_bytes: u64,
+    /// Source bytes of the task.
+    pub source_bytes: u64,
 }
 
 /// A plan's sums: all a view needs of it.
@@ -67,11 +98,13 @@ struct PlanSums {
 pub(crate) struct Views {
     plans: Mutex<BTreeMap<JobId, PlanSums>>,
     counters: Mutex<BTreeMap<JobId, JobCounters>>,
+    paces: Paces,
 }
 
 impl Views {
     /// Keeps the counters of a job for times when the queue is away.
-    pub(crate) fn remember(&self, job: JobId, counters: JobCounters) {
+    pub(crate) fn remember(&self, job: JobId, counters: JobCounters, now_ms: u64) {
+        self.paces.note(job, now_ms, counters.totals.source_bytes + counters.in_progress.source_bytes);
         insert_bounded(&self.counters, job, counters);
     }
 
@@ -93,6 +126,7 @@ fn insert_bounded<T>(map: &Mutex<BTreeMap<JobId, T>>, job: JobId, value: T) {
 struct Standing {
     plan: Option<PlanSums>,
     end: Option<EndRecord>,
+    control: ControlRecord,
     counters: JobCounters,
     stale: bool,
 }
@@ -105,7 +139,13 @@ impl Core {
 
     /// A job that was accepted this moment.
     pub(crate) fn view_of_new(&self, record: &JobRecord) -> JobBody {
-        let standing = Standing { plan: None, end: None, counters: JobCounters::default(), stale: false };
+        let standing = Standing {
+            plan: None,
+            end: None,
+            control: ControlRecord::default(),
+            counters: JobCounters::default(),
+            stale: false,
+        };
         self.body_of(record, &standing)
     }
 
@@ -119,16 +159,43 @@ impl Core {
     pub(crate) async fn detail(&self, record: &JobRecord) -> Result<JobDetail, Error> {
         let standing = self.stand(record.id).await?;
         let progress = self.progress(record, &standing);
-        Ok(JobDetail { body: self.body_of(record, &standing), progress })
+        let active =
+            if standing.end.is_none() && !standing.stale { self.active_tasks(record.id).await } else { vec![] };
+        Ok(JobDetail { body: self.body_of(record, &standing), progress, active })
+    }
+
+    /// What workers do for a job. Nothing when the queue cannot be asked: the counts say that they are stale.
+    async fn active_tasks(&self, job: JobId) -> Vec<ActiveTask> {
+        let workers = self.queue().workers().await.unwrap_or_default();
+        let mut active: Vec<ActiveTask> = workers
+            .into_iter()
+            .flat_map(|worker| {
+                let tasks = worker.tasks.into_iter().filter(|held| held.task.job == job);
+                tasks.map(move |held| ActiveTask {
+                    worker: worker.id,
+                    name: worker.name.clone(),
+                    number: held.task.number,
+                    done_bytes: held.done_bytes,
+                    source_bytes: held.source_bytes,
+                })
+            })
+            .collect();
+        active.sort_by(|a, b| (&a.name, a.worker, a.number).cmp(&(&b.name, b.worker, b.number)));
+        active.truncate(SHOWN_TASKS);
+        active
     }
 
     async fn stand(&self, job: JobId) -> Result<Standing, Error> {
-        let (end, plan) = futures::try_join!(async { Ok(self.state().end(job).await?) }, self.plan_sums(job))?;
-        let mut standing = Standing { plan, end, counters: JobCounters::default(), stale: false };
+        let (end, control, plan) = futures::try_join!(
+            async { Ok(self.state().end(job).await?) },
+            async { Ok(self.state().control(job).await?) },
+            self.plan_sums(job)
+        )?;
+        let mut standing = Standing { plan, end, control, counters: JobCounters::default(), stale: false };
         if standing.end.is_none() && standing.plan.is_some() {
             match self.queue().job(job).await {
                 Ok(Some(counters)) => {
-                    self.views.remember(job, counters);
+                    self.views.remember(job, counters, self.deps.clock.now_ms());
                     standing.counters = counters;
                 }
                 // Planned this moment, or lost by the queue and about to be brought back.
@@ -154,9 +221,10 @@ impl Core {
     }
 
     fn body_of(&self, record: &JobRecord, standing: &Standing) -> JobBody {
-        let Standing { plan, end, counters, stale } = standing;
+        let Standing { plan, end, control, counters, stale } = standing;
         let state = match (end, plan) {
             (Some(end), _) => end.state,
+            (None, Some(_)) if control.hold == Hold::Paused => JobState::Paused,
             (None, Some(_)) => JobState::Running,
             (None, None) => JobState::Planning,
         };
@@ -174,7 +242,7 @@ impl Core {
             id: record.id,
             name: record.options.name.clone(),
             state,
-            options: record.options.clone(),
+            options: JobOptions { share: control.share_of(record), ..record.options.clone() },
             files: FileCounts { total: plan.map(|p| p.files), packed, failed },
             bytes: ByteCounts { source: plan.map(|p| p.source_bytes), stored },
             shards: ShardCounts { total: plan.map(|p| p.tasks), committed, dead },
@@ -182,12 +250,14 @@ impl Core {
             updated_at: rfc3339(updated_ms),
             error: end.as_ref().and_then(|end| end.error.clone()),
         };
-        JobBody { view, stale: *stale }
+        let hold = if end.is_some() { Hold::None } else { control.hold };
+        JobBody { view, hold, stale: *stale }
     }
 
     fn progress(&self, record: &JobRecord, standing: &Standing) -> JobProgress {
-        let Standing { plan, end, counters, .. } = standing;
-        let until = end.as_ref().map_or_else(|| self.deps.clock.now_ms(), |end| end.ended_ms);
+        let Standing { plan, end, control, counters, .. } = standing;
+        let now = self.deps.clock.now_ms();
+        let until = end.as_ref().map_or(now, |end| end.ended_ms);
         let seconds = until.saturating_sub(record.accepted_ms) as f64 / 1000.0;
         let total = plan.map(|plan| plan.source_bytes);
         // An end has no sum of packed source bytes; without failures it is all of them.
@@ -197,12 +267,17 @@ impl Core {
         };
         let in_progress = if end.is_some() { TaskTotals::default() } else { counters.in_progress };
         let done = finished.map(|bytes| bytes + in_progress.source_bytes);
-        let rate = done.filter(|bytes| *bytes > 0 && seconds > 0.0).map(|bytes| bytes as f64 / seconds);
-        let left = total.zip(done).map(|(total, done)| total.saturating_sub(done)).filter(|_| end.is_none());
+        let average = done.filter(|bytes| *bytes > 0 && seconds > 0.0).map(|bytes| bytes as f64 / seconds);
+        let lately = if end.is_none() { self.views.paces.rate(record.id, now) } else { None };
+        let rate = lately.or(average);
+        let moves = end.is_none() && control.hold == Hold::None;
+        let left = total.zip(done).map(|(total, done)| total.saturating_sub(done)).filter(|_| moves);
         JobProgress {
             in_progress,
+            done_bytes: done,
             bytes_per_second: rate,
-            eta_seconds: left.zip(rate).map(|(left, rate)| left as f64 / rate),
+            average_bytes_per_second: average,
+            eta_seconds: left.zip(rate.filter(|rate| *rate > 0.0)).map(|(left, rate)| left as f64 / rate),
             compression_ratio: finished.filter(|_| stored > 0).map(|bytes| bytes as f64 / stored as f64),
         }
     }

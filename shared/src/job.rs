@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::JobId;
-use crate::queue::JobShare;
+use crate::queue::{JobShare, MAX_RUNNING};
 use crate::routing::NBits;
 use crate::segment::{CodecChoice, PackOptions, ShardFormat};
 
@@ -32,6 +32,19 @@ pub enum JobState {
 }
 
 impl JobState {
+    /// The state as the interfaces spell it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Planning => "planning",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Completed => "completed",
+            Self::CompletedWithErrors => "completed_with_errors",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
     /// Whether nothing more happens to the job.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::CompletedWithErrors | Self::Failed | Self::Cancelled)
@@ -69,6 +82,9 @@ pub struct JobRequest {
     /// Share among jobs of one priority; 1 to 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
+    /// Most tasks of the job that workers hold at the same time; 1 to 100,000. No bound when it is not named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_running: Option<u32>,
 }
 
 /// Defaults of a job that says nothing (`DES_SHARD_FORMAT`, `DES_CODEC`, ...).
@@ -136,10 +152,12 @@ impl JobRequest {
             threshold <= MAX_INLINE_BYTES,
             format!("big_file_threshold_bytes is {threshold}; expected at most {MAX_INLINE_BYTES}"),
         );
-        let priority = self.priority.unwrap_or(0);
-        check((-100..=100).contains(&priority), format!("priority is {priority}; expected -100 to 100"));
-        let weight = self.weight.unwrap_or(1);
-        check((1..=1000).contains(&weight), format!("weight is {weight}; expected 1 to 1000"));
+        let share = JobShare {
+            priority: self.priority.unwrap_or(0),
+            weight: self.weight.unwrap_or(1),
+            max_running: self.max_running,
+        };
+        wrong.extend(share_problems(share));
         if !wrong.is_empty() {
             return Err(wrong);
         }
@@ -154,9 +172,27 @@ impl JobRequest {
                 big_file_threshold_bytes: threshold,
                 bigfiles_prefix: defaults.pack.bigfiles_prefix.clone(),
             },
-            share: JobShare { priority, weight },
+            share,
         })
     }
+}
+
+/// What is wrong with a share, one sentence each.
+pub fn share_problems(share: JobShare) -> Vec<String> {
+    let JobShare { priority, weight, max_running } = share;
+    let mut wrong = Vec::new();
+    if !(-100..=100).contains(&priority) {
+        wrong.push(format!("priority is {priority}; expected -100 to 100"));
+    }
+    if !(1..=1000).contains(&weight) {
+        wrong.push(format!("weight is {weight}; expected 1 to 1000"));
+    }
+    if let Some(max) = max_running
+        && !(1..=MAX_RUNNING).contains(&max)
+    {
+        wrong.push(format!("max_running is {max}; expected 1 to {MAX_RUNNING}; pausing a job keeps all of it back"));
+    }
+    wrong
 }
 
 /// Largest `max_shard_size`: 40 GiB, which fits 10,000 parts of 8 MiB with room for big payloads.

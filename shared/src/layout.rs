@@ -10,9 +10,12 @@
 //! jobs/{job}/checkpoints/{task:08}/{token}-{part:05}.bin   index rows of an uploaded part
 //! jobs/{job}/receipts/{task:08}.json        written once: the task is finished (published or dead)
 //! jobs/{job}/failures/{task:08}-{token}.ndjson   files of a finished task that are in no shard
+//! jobs/{job}/control.json                   what people decided since: paused, cancelled, another share (changes)
+//! jobs/{job}/keys/{sha256}                  a key in keys/ that leads to this job, so that it goes with the job
 //! jobs/{job}/end.json                       written once: the job is finished
 //! keys/{sha256}.json                        one submission: Idempotency-Key or manifest digest to job (immutable)
 //! open/{job}                                the job may be open: written before anything else of it, removed after its end
+//! dead/{job}-{task:08}.json                 a task that was given up, with its history; until it is dropped
 //! newest/{inverted id}-{job}                one for each job, so that a listing in key order goes from new to old
 //! ```
 
@@ -151,6 +154,42 @@ pub fn end(job: JobId) -> String {
     format!("jobs/{job}/end.json")
 }
 
+/// What people decided about the job since it was accepted.
+pub fn control(job: JobId) -> String {
+    format!("jobs/{job}/control.json")
+}
+
+/// The note that a key made with [`submission_key`] leads to this job.
+pub fn bound_key(job: JobId, key: &str) -> Option<String> {
+    let name = key.strip_prefix("keys/")?.strip_suffix(".json")?;
+    Some(format!("jobs/{job}/keys/{name}"))
+}
+
+/// The key that such a note is about.
+pub fn key_of_bound_key(note: &str) -> Option<String> {
+    let (rest, name) = note.rsplit_once('/')?;
+    (rest == format!("jobs/{}/keys", job_of_key(note)?)).then(|| submission_key(name))
+}
+
+/// Prefix of the dead list.
+pub const DEAD_PREFIX: &str = "dead/";
+
+/// A task of the dead list.
+pub fn dead_entry(task: TaskId) -> String {
+    format!("{}{:08}.json", dead_prefix(task.job), task.number)
+}
+
+/// The dead tasks of one job.
+pub fn dead_prefix(job: JobId) -> String {
+    format!("{DEAD_PREFIX}{job}-")
+}
+
+/// The task an entry of the dead list is about.
+pub fn task_of_dead_entry(key: &str) -> Option<TaskId> {
+    let (job, number) = key.strip_prefix(DEAD_PREFIX)?.strip_suffix(".json")?.rsplit_once('-')?;
+    Some(TaskId { job: job.parse().ok()?, number: number.parse().ok()? })
+}
+
 /// The reservation that makes equal submissions one job.
 pub fn submission_key(sha256_hex: &str) -> String {
     format!("keys/{sha256_hex}.json")
@@ -183,4 +222,25 @@ pub fn job_of_newest_marker(key: &str) -> Option<JobId> {
     let (inverted, job) = key.strip_prefix(NEWEST_PREFIX)?.split_once('-')?;
     let job: JobId = job.parse().ok()?;
     (inverted == format!("{:032x}", !job.number())).then_some(job)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_built_can_be_read() {
+        let job = JobId::from_parts(1_700_000_000_000, [7; 10]);
+        let task = TaskId { job, number: 123_456_789 };
+        assert_eq!(task_of_dead_entry(&dead_entry(task)), Some(task));
+        assert!(dead_entry(task).starts_with(&dead_prefix(job)));
+        let key = submission_key("00ff");
+        let note = bound_key(job, &key).expect("a key");
+        assert!(note.starts_with(&job_prefix(job)));
+        assert_eq!(key_of_bound_key(&note), Some(key));
+        for other in ["", "dead/x.json", "jobs/x/keys/00", &end(job), &job_record(job)] {
+            assert_eq!((task_of_dead_entry(other), key_of_bound_key(other)), (None, None), "{other}");
+        }
+        assert_eq!(bound_key(job, "jobs/x"), None);
+    }
 }

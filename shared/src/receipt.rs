@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{FencingToken, TaskId, Uid};
-use crate::queue::{TaskState, TaskTotals};
+use crate::ids::{FencingToken, JobId, TaskId, Uid};
+use crate::queue::{Attempt, TaskState, TaskTotals};
 
-/// What became of a task. Written once (create-only): the first receipt is the truth.
+/// What became of a task. Written once (create-only): the first receipt is the truth. A task whose job was cancelled
+/// is `dead` here, and its files failed as [`FailureReason::Cancelled`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The task.
@@ -61,6 +62,8 @@ pub enum FailureReason {
     TaskDead,
     /// A shard of the same plan was published before, without this file.
     NotInPublishedShard,
+    /// Its job was cancelled before the file was packed.
+    Cancelled,
 }
 
 /// One line of a failure list. Its first four fields are a manifest entry again.
@@ -78,4 +81,28 @@ pub struct FailedFile {
     pub reason: FailureReason,
     /// What went wrong and what would be right.
     pub message: String,
+}
+
+/// A task that was given up, as it stands in the dead list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadTask {
+    /// The job.
+    pub job: JobId,
+    /// The task's number in it.
+    pub task: u32,
+    /// The key its shard would have had.
+    pub shard: String,
+    /// Files it has.
+    pub files: u64,
+    /// Their bytes, as the manifest says.
+    pub source_bytes: u64,
+    /// Why the last attempt failed.
+    pub message: String,
+    /// The last failed attempts, oldest first.
+    pub history: Vec<Attempt>,
+    /// When it was entered here, Unix milliseconds.
+    pub died_ms: u64,
+    /// The job that packs its files again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retried_as: Option<JobId>,
 }

@@ -2,7 +2,8 @@
 //! [`crate::layout`].
 //!
 //! Records that decide something (`job.json`, `plan.json`, receipts, `end.json`) are created once and never change:
-//! of two writers the first wins and the second reads what the first wrote.
+//! of two writers the first wins and the second reads what the first wrote. Of `control.json`, which people change,
+//! the last writer's stands.
 
 use std::sync::Arc;
 
@@ -12,9 +13,11 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::control::ControlRecord;
 use crate::ids::{JobId, TaskId};
 use crate::job::{EndRecord, JobRecord, PlanRecord};
 use crate::layout;
+use crate::offload::offload;
 use crate::receipt::{FailedFile, Receipt};
 use crate::segment::{self, Segment};
 use crate::store::{ByteRange, ObjectMeta, SharedStore, StoreError, StoreErrorKind, WriteOptions, list_all};
@@ -129,6 +132,14 @@ impl StateStore {
         Ok(self.store.put(key, bytes, &WriteOptions::overwrite()).await?)
     }
 
+    /// Writes a JSON record, replacing what is there.
+    ///
+    /// # Errors
+    /// [`StateError`] when the store fails.
+    pub async fn write<T: Serialize>(&self, key: &str, value: &T) -> Result<(), StateError> {
+        self.write_bytes(key, to_json(value)).await.map(drop)
+    }
+
     /// Removes a record; removing nothing is a success.
     ///
     /// # Errors
@@ -161,6 +172,14 @@ impl StateStore {
         self.read(&layout::end(job)).await
     }
 
+    /// What people decided about the job; the default where nobody did.
+    ///
+    /// # Errors
+    /// [`StateError`] when the store fails or the record is unreadable.
+    pub async fn control(&self, job: JobId) -> Result<ControlRecord, StateError> {
+        Ok(self.read(&layout::control(job)).await?.unwrap_or_default())
+    }
+
     /// Writes a plan segment. A plan that is made again writes the same bytes.
     ///
     /// # Errors
@@ -168,7 +187,7 @@ impl StateStore {
     pub async fn put_segment(&self, segment: &Arc<Segment>) -> Result<(), StateError> {
         let encoded = {
             let segment = Arc::clone(segment);
-            tokio::task::spawn_blocking(move || segment::encode(&segment)).await.expect("encoding does not panic")
+            offload(move || segment::encode(&segment)).await
         };
         self.write_bytes(&layout::segment(segment.task), encoded.into()).await?;
         Ok(())
@@ -182,10 +201,7 @@ impl StateStore {
         let key = layout::segment(task);
         let corrupt = |why: String| StateError::Corrupt { key: key.clone(), why };
         let bytes = self.read_bytes(&key).await?.ok_or_else(|| corrupt("it does not exist".to_owned()))?;
-        let segment = tokio::task::spawn_blocking(move || segment::decode(&bytes))
-            .await
-            .expect("decoding does not panic")
-            .map_err(|e| corrupt(e.to_string()))?;
+        let segment = offload(move || segment::decode(&bytes)).await.map_err(|e| corrupt(e.to_string()))?;
         if segment.task != task {
             return Err(corrupt(format!("it is the segment of task {}", segment.task)));
         }
@@ -255,18 +271,26 @@ impl StateStore {
     /// # Errors
     /// [`StateError`] when the store fails.
     pub async fn jobs(&self) -> Result<Vec<JobId>, StateError> {
-        // One job has many objects, so the listing hops from job to job instead of walking through all of them.
         let mut jobs: Vec<JobId> = Vec::new();
-        let mut after: Option<String> = None;
+        while let Some(job) = self.job_after(jobs.last().copied()).await? {
+            jobs.push(job);
+        }
+        Ok(jobs)
+    }
+
+    /// The oldest job in the store that was accepted after `job`; the oldest of all without one.
+    ///
+    /// # Errors
+    /// [`StateError`] when the store fails.
+    pub async fn job_after(&self, job: Option<JobId>) -> Result<Option<JobId>, StateError> {
+        // One job has many objects, so the listing hops from job to job instead of walking through all of them. '0' is
+        // the byte behind '/': past everything of this job, before everything of the next.
+        let mut after = job.map(|job| format!("{}{job}0", layout::JOBS_PREFIX));
         loop {
             let page = self.store.list(layout::JOBS_PREFIX, after.as_deref(), 1).await?;
-            let Some(object) = page.objects.first() else { return Ok(jobs) };
+            let Some(object) = page.objects.first() else { return Ok(None) };
             match layout::job_of_key(&object.key) {
-                Some(job) => {
-                    jobs.push(job);
-                    // '0' is the byte behind '/': past everything of this job, before everything of the next.
-                    after = Some(format!("{}{job}0", layout::JOBS_PREFIX));
-                }
+                Some(job) => return Ok(Some(job)),
                 None => after = Some(object.key.clone()),
             }
         }

@@ -2,8 +2,10 @@
 
 mod bad_places;
 mod bad_sources;
+mod chaos;
 mod harness;
 mod main_story;
 mod queue;
+mod steering;
 mod stopping;
 mod stores;

@@ -65,7 +65,7 @@ async fn a_wrong_bucket_is_told() {
     for error in [
         store.check().await.expect_err("check"),
         store.list("", None, 1).await.expect_err("list"),
-        store.list_uploads("").await.expect_err("list uploads"),
+        store.list_uploads("", 1000).await.expect_err("list uploads"),
         store.get("k", ByteRange::Full).await.map(drop).expect_err("get"),
     ] {
         assert_eq!(error.kind, StoreErrorKind::NoSuchBucket, "{error}");

@@ -52,6 +52,15 @@ pub struct Cluster {
     folder: TempDir,
 }
 
+/// Ports on 127.0.0.1 under which services reach their servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Redis.
+    pub redis: u16,
+    /// S3.
+    pub s3: u16,
+}
+
 /// One service process.
 #[derive(Debug)]
 pub struct Service {
@@ -115,15 +124,29 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError`].
     pub async fn start_on(options: ClusterOptions, redis: Redis, s3: Arc<SeaweedFs>) -> Result<Self, ClusterError> {
+        let ports = Ports { redis: redis.port(), s3: s3.port() };
+        Self::start_through(options, redis, s3, ports).await
+    }
+
+    /// The same with something between the services and their servers, on other ports of 127.0.0.1.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub async fn start_through(
+        options: ClusterOptions,
+        redis: Redis,
+        s3: Arc<SeaweedFs>,
+        ports: Ports,
+    ) -> Result<Self, ClusterError> {
         let folder = tempfile::Builder::new().prefix("des-cluster-").tempdir()?;
         let buckets = [s3.new_bucket().await?, s3.new_bucket().await?];
         let zones = folder.path().join("zones.yaml");
-        std::fs::write(&zones, zones_file(&buckets, &s3.endpoint()))?;
+        std::fs::write(&zones, zones_file(&buckets, &format!("http://127.0.0.1:{}", ports.s3)))?;
         let (access, secret) = SeaweedFs::credentials();
         let spool = folder.path().join("spool");
         std::fs::create_dir(&spool)?;
         let mut env: Vec<(String, String)> = [
-            ("DES_REDIS_URL", redis.url()),
+            ("DES_REDIS_URL", redis.url_through(ports.redis)),
             ("DES_BACKEND", "multi_s3".to_owned()),
             ("DES_ZONES_CONFIG", zones.display().to_string()),
             ("DES_SOURCE_ROOTS", options.source_root.display().to_string()),
@@ -162,6 +185,30 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts one more worker without waiting until it is ready: its servers may be away.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub fn spawn_worker(&mut self) -> Result<(), ClusterError> {
+        let worker = self.spawn("des-worker", "worker")?;
+        self.workers.push(worker);
+        Ok(())
+    }
+
+    /// Starts one more coordinator without waiting until it is ready.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub fn spawn_coordinator(&mut self) -> Result<Service, ClusterError> {
+        self.spawn("des-coordinator", "coordinator")
+    }
+
+    fn spawn(&mut self, program_name: &str, kind: &str) -> Result<Service, ClusterError> {
+        let name = format!("{kind}-{}", self.started);
+        self.started += 1;
+        Service::spawn(self.folder.path(), program_name, &name, &self.env)
+    }
+
     /// Environment that lets the command line reach the zones' buckets.
     pub fn s3_env(&self) -> Vec<(String, String)> {
         let wanted = |name: &str| name.starts_with("AWS_") || name == "DES_ZONES_CONFIG" || name == "DES_BACKEND";
@@ -197,13 +244,34 @@ impl Service {
         name: &str,
         env: &[(String, String)],
     ) -> Result<Self, ClusterError> {
+        let mut service = Self::spawn(parent, program_name, name, env)?;
+        service.wait_ready(program_name).await?;
+        Ok(service)
+    }
+
+    /// Starts a service in a folder of its own.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub fn spawn(
+        parent: &Path,
+        program_name: &str,
+        name: &str,
+        env: &[(String, String)],
+    ) -> Result<Self, ClusterError> {
         let folder = parent.join(name);
         std::fs::create_dir_all(&folder)?;
         let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let process = Supervised::start(&folder, &program(program_name)?, std::iter::empty::<&str>(), &env)?;
-        let mut service = Self { process, url: String::new(), folder };
-        service.wait_ready(program_name).await?;
-        Ok(service)
+        Ok(Self { process, url: String::new(), folder })
+    }
+
+    /// Where it listens, once it says so.
+    pub fn address(&mut self) -> Option<&str> {
+        if self.url.is_empty() {
+            self.url = listening(&self.log())?;
+        }
+        Some(&self.url)
     }
 
     /// What the service has logged so far.

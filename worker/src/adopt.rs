@@ -43,6 +43,7 @@ pub(crate) async fn published_before(
     let shard = shard.map_err(|e| unreadable(&job.key, e))?;
     let mut entries = shard.entries();
     while let Some(entry) = entries.next().await {
+        job.vitals.sign();
         inventory.found(&entry.map_err(|e| unreadable(&job.key, e))?);
     }
     let failed = inventory.missing(sources, known).await?;

@@ -19,6 +19,7 @@ use crate::buffer;
 use crate::error::PackError;
 use crate::pack::join_blocking;
 use crate::source::{SourceError, SourceOpener};
+use crate::vitals::Vitals;
 
 /// The most bytes a source gives at once.
 const MAX_CHUNK_BYTES: usize = 1 << 20;
@@ -50,32 +51,28 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// Puts a file into the store unless it is there already. The inner error is one of the source.
-pub(crate) async fn store(
-    sources: &dyn SourceOpener,
-    file: &SegmentFile,
-    store: &SharedStore,
-    prefix: &str,
-    part_bytes: usize,
-) -> Result<Result<BigFile, SourceError>, PackError> {
-    let target = Target { sources, file, store, prefix, part_bytes };
-    let outcome = if file.size_bytes <= part_bytes as u64 { target.at_once().await } else { target.in_parts().await };
-    match outcome {
-        Ok(big) => Ok(Ok(big)),
-        Err(Failure::Source(e)) => Ok(Err(e)),
-        Err(Failure::Pack(e)) => Err(e),
-    }
-}
-
-struct Target<'a> {
-    sources: &'a dyn SourceOpener,
-    file: &'a SegmentFile,
-    store: &'a SharedStore,
-    prefix: &'a str,
-    part_bytes: usize,
+/// A big file on its way into the store.
+pub(crate) struct Target<'a> {
+    pub(crate) sources: &'a dyn SourceOpener,
+    pub(crate) file: &'a SegmentFile,
+    pub(crate) store: &'a SharedStore,
+    pub(crate) prefix: &'a str,
+    pub(crate) part_bytes: usize,
+    pub(crate) vitals: &'a Vitals,
 }
 
 impl Target<'_> {
+    /// Puts the file into the store unless it is there already. The inner error is one of the source.
+    pub(crate) async fn store(&self) -> Result<Result<BigFile, SourceError>, PackError> {
+        let at_once = self.file.size_bytes <= self.part_bytes as u64;
+        let outcome = if at_once { self.at_once().await } else { self.in_parts().await };
+        match outcome {
+            Ok(big) => Ok(Ok(big)),
+            Err(Failure::Source(e)) => Ok(Err(e)),
+            Err(Failure::Pack(e)) => Err(e),
+        }
+    }
+
     /// A file that fits into one part is read once.
     async fn at_once(&self) -> Result<BigFile, Failure> {
         let mut answers = self.sources.read(vec![self.file.clone()]).await;
@@ -116,6 +113,7 @@ impl Target<'_> {
         let mut hasher = Sha256::new();
         while let Some(chunk) = reader.next().await? {
             hasher.update(&chunk);
+            self.vitals.sign();
         }
         Ok(hasher.finalize().into())
     }
@@ -125,7 +123,10 @@ impl Target<'_> {
         loop {
             tries += 1;
             let id = self.store.create_upload(key, &BTreeMap::new()).await?;
+            // From here on it is known to whoever drops this pack.
+            self.vitals.opened(self.store, key, &id, false);
             let outcome = self.fill_and_complete(key, &id, sha256).await;
+            self.vitals.closed(key, &id);
             if outcome.is_ok() {
                 return Ok(());
             }
@@ -169,27 +170,28 @@ impl Target<'_> {
         let mut buffer = self.part(part_bytes)?;
         loop {
             let chunk = reader.next().await?;
+            self.vitals.sign();
             if let Some(chunk) = &chunk {
                 hasher.update(chunk);
                 buffer.extend_from_slice(chunk);
             }
             if buffer.len() >= part_bytes || (chunk.is_none() && !buffer.is_empty()) {
                 if let Some(before) = running.take() {
-                    tags.push(join_blocking(before.detach()).await?);
+                    tags.push(join_blocking(before).await?);
                 }
                 number += 1;
                 let next = if chunk.is_some() { self.part(part_bytes)? } else { Vec::new() };
                 let bytes = Bytes::from(std::mem::replace(&mut buffer, next));
                 let (store, key, id) = (self.store.clone(), key.to_owned(), id.to_owned());
                 let part = async move { store.put_part(&key, &id, number, bytes).await };
-                running = Some(AbortOnDropHandle::new(tokio::spawn(part)));
+                running = Some(self.vitals.spawn(part));
             }
             if chunk.is_none() {
                 break;
             }
         }
         if let Some(last) = running.take() {
-            tags.push(join_blocking(last.detach()).await?);
+            tags.push(join_blocking(last).await?);
         }
         Ok((tags, hasher.finalize().into()))
     }

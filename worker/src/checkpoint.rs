@@ -6,7 +6,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use des_shared::compact;
 use des_shared::ids::{FencingToken, TaskId};
 use des_shared::layout;
 use des_shared::queue::{Checkpoint, QueueError, SharedQueue};
@@ -85,12 +84,14 @@ impl PackHooks for LeaseHooks {
         };
         let asked = Instant::now();
         match self.queue.checkpoint(task, token, &checkpoint).await {
-            Ok(()) => {
-                self.lease.renewed(asked);
+            Ok(answer) => {
+                self.lease.renewed(answer, asked);
                 self.metrics.checkpointed();
                 Ok(true)
             }
-            Err(e @ (QueueError::Stale { .. } | QueueError::Invalid(_))) => Err(e.into()),
+            Err(e @ (QueueError::Stale { .. } | QueueError::Cancelled { .. } | QueueError::Invalid(_))) => {
+                Err(e.into())
+            }
             // The next part's record covers this one too. If the queue stays away, the lease's own deadline ends the task.
             Err(e) => {
                 tracing::warn!("part {} is not checkpointed yet: {e}", mark.tag.number);
@@ -101,7 +102,7 @@ impl PackHooks for LeaseHooks {
 }
 
 async fn write_mark(state: &StateStore, task: TaskId, token: FencingToken, mark: &PartMark) -> Result<(), PackError> {
-    state.write_bytes(&layout::checkpoint_part(task, token, mark.tag.number), compact::encode(mark).into()).await?;
+    state.write_bytes(&layout::checkpoint_part(task, token, mark.tag.number), mark.encode().into()).await?;
     Ok(())
 }
 
@@ -126,28 +127,39 @@ pub(crate) async fn load(
         .map(|name| async move {
             let bytes = state.read_bytes(&name).await?;
             let bytes = bytes.ok_or_else(|| PackError::BadCheckpoint(format!("{name} does not exist")))?;
-            decode(&name, &bytes)
+            PartMark::decode(&bytes).map_err(|e| PackError::BadCheckpoint(format!("{name}: {e}")))
         })
         .buffered(AT_ONCE)
         .try_collect()
         .await?;
-    let parts = store.list_parts(key, &checkpoint.upload_id).await?;
-    for (mark, number) in marks.iter().zip(1..) {
-        check(mark, number, &digest.to_string(), &checkpoint.upload_id, &parts)?;
-    }
-    let sum: u64 = marks.iter().map(|mark| mark.tag.size).sum();
+    agree((store, key), digest, &checkpoint.upload_id, &marks).await?;
     match marks.last() {
         None => bad("it counts no part".to_owned()),
         Some(last) if (last.offset, last.next_file) != (checkpoint.offset, checkpoint.next_file) => {
             bad(format!("the last mark ends at file {}, the queue says {}", last.next_file, checkpoint.next_file))
         }
-        Some(last) if last.offset != sum => bad(format!("{sum} bytes in the parts, rows for {}", last.offset)),
         Some(_) => Ok(marks),
     }
 }
 
-fn decode(name: &str, bytes: &[u8]) -> Result<PartMark, PackError> {
-    compact::decode(bytes).map_err(|e| PackError::BadCheckpoint(format!("{name}: {e}")))
+/// Compares marks with their segment, with each other and with the parts in the store.
+pub(crate) async fn agree(
+    (store, key): (&SharedStore, &str),
+    digest: SegmentDigest,
+    upload_id: &str,
+    marks: &[PartMark],
+) -> Result<(), PackError> {
+    let parts = store.list_parts(key, upload_id).await?;
+    for (mark, number) in marks.iter().zip(1..) {
+        check(mark, number, &digest.to_string(), upload_id, &parts)?;
+    }
+    let sum: u64 = marks.iter().map(|mark| mark.tag.size).sum();
+    match marks.last() {
+        Some(last) if last.offset != sum => {
+            Err(PackError::BadCheckpoint(format!("{sum} bytes in the parts, rows for {}", last.offset)))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check(mark: &PartMark, number: u32, digest: &str, upload_id: &str, parts: &[PartTag]) -> Result<(), PackError> {

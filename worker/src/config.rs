@@ -8,6 +8,12 @@ use des_shared::telemetry::LogSettings;
 /// The most tasks one worker runs side by side.
 const MAX_SLOTS: u64 = 1024;
 
+/// Default pause between heartbeats: a worker hears within a second that a lease is no longer its own.
+pub const DEFAULT_HEARTBEAT: Duration = Duration::from_millis(750);
+/// Default time without progress after which a task is hung: above every bound of a single store operation with its
+/// retries.
+pub const DEFAULT_STALL: Duration = Duration::from_mins(10);
+
 /// Everything a worker process is told from outside.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
@@ -21,6 +27,10 @@ pub struct WorkerConfig {
     pub roots: SourceRoots,
     /// Tasks side by side.
     pub slots: u32,
+    /// Pause between heartbeats.
+    pub heartbeat: Duration,
+    /// Time without progress after which a task is hung.
+    pub stall: Duration,
     /// Health and metrics; also how long a stopping worker may take.
     pub listen: Listen,
     /// Logs.
@@ -31,7 +41,8 @@ impl WorkerConfig {
     /// Every setting a worker has.
     pub fn settings() -> Vec<Setting> {
         let own = [settings::STATE_URL, settings::SOURCE_ROOTS, settings::WORKER_SLOTS, settings::LISTEN_WORKER];
-        [settings::QUEUE, settings::ZONES, &own, settings::PROCESS].concat()
+        let pace = [settings::HEARTBEAT_MS, settings::STALL_SECONDS];
+        [settings::QUEUE, settings::ZONES, &own, &pace, settings::PROCESS].concat()
     }
 
     /// Reads and checks all of them; what is wrong is noted in `values`.
@@ -44,6 +55,8 @@ impl WorkerConfig {
             None => Some(default_slots()),
             Some(_) => values.number(&settings::WORKER_SLOTS, 1..=MAX_SLOTS).map(|n| n as u32),
         };
+        let heartbeat = values.number(&settings::HEARTBEAT_MS, 50..=600_000).map(Duration::from_millis);
+        let stall = values.number(&settings::STALL_SECONDS, 1..=604_800).map(Duration::from_secs);
         let listen = Listen::read(values, &settings::LISTEN_WORKER);
         let log = LogSettings::read(values);
         if roots.as_ref().is_some_and(|roots| roots.folders.is_empty() && roots.buckets.is_empty()) {
@@ -57,6 +70,8 @@ impl WorkerConfig {
             queue: queue?,
             roots: roots?,
             slots: slots?,
+            heartbeat: heartbeat?,
+            stall: stall?,
             listen: listen?,
             log: log?,
         })
@@ -77,6 +92,10 @@ pub struct WorkerOptions {
     pub slots: u32,
     /// How long a lease lives without a heartbeat: the queue's own setting.
     pub lease: Duration,
+    /// Pause between two heartbeats; never more than a third of the lease.
+    pub heartbeat: Duration,
+    /// A task without any progress for so long is taken for hung and fails.
+    pub stall: Duration,
     /// How long a stopping worker may take.
     pub drain: Duration,
     /// Where health and metrics are served; nowhere when there is none.

@@ -15,14 +15,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::capabilities;
+use crate::checkpoint;
 use crate::error::{Advice, PackError};
 use crate::execute::{TaskContext, execute};
-use crate::leases::{LeaseGuard, Leases};
+use crate::leases::{LeaseGuard, Leases, StopReason};
 
 /// How long an idle worker waits for work before it asks again anyway.
 const IDLE_WAIT: Duration = Duration::from_secs(5);
 /// The longest wait after a claim that failed.
 const MAX_CLAIM_PAUSE: Duration = Duration::from_secs(5);
+/// The longest pause between two rounds of the queue's housekeeping by a worker; a coordinator does it more often.
+const TICK_PAUSE: Duration = Duration::from_secs(3);
 /// Expired leases and due retries handled by one round of housekeeping.
 const TICK_LIMIT: usize = 100;
 
@@ -32,6 +35,8 @@ pub(crate) struct Driver {
     pub(crate) context: Arc<TaskContext>,
     pub(crate) info: WorkerInfo,
     pub(crate) lease: Duration,
+    pub(crate) heartbeat: Duration,
+    pub(crate) stall: Duration,
     pub(crate) drain: Duration,
     pub(crate) shutdown: Shutdown,
     pub(crate) probe_stores: bool,
@@ -40,14 +45,15 @@ pub(crate) struct Driver {
 impl Driver {
     /// Works until the shutdown begins and everything is handed back.
     pub(crate) async fn run(self) {
-        let leases = Leases::new(self.lease);
+        let leases = Leases::new(self.lease, self.stall);
         let stop = CancellationToken::new();
         let force = CancellationToken::new();
         let beats = self.heartbeats(&leases, &stop);
         let watch = async {
             tokio::select! {
-                () = leases.watch() => {}
+                biased;
                 () = stop.cancelled() => {}
+                () = leases.watch() => {}
             }
         };
         let work = async {
@@ -78,8 +84,9 @@ impl Driver {
             let free = slots - running.len().min(slots);
             if free == 0 {
                 tokio::select! {
-                    _ = running.join_next() => {}
+                    biased;
                     () = self.shutdown.wait() => {}
+                    _ = running.join_next() => {}
                 }
                 continue;
             }
@@ -89,14 +96,15 @@ impl Driver {
                     failures = 0;
                     let none = claimed.is_empty();
                     for lease in claimed {
-                        let guard = Arc::new(leases.hold(lease.task, lease.token, asked));
+                        let guard = Arc::new(leases.hold(&lease, asked, self.shutdown.token()));
                         running.spawn(self.supervised(lease, guard, force.clone()));
                     }
                     if none {
                         tokio::select! {
-                            () = self.context.queue.wait_for_work(IDLE_WAIT) => {}
-                            Some(_) = running.join_next() => {}
+                            biased;
                             () = self.shutdown.wait() => {}
+                            Some(_) = running.join_next() => {}
+                            () = self.context.queue.wait_for_work(IDLE_WAIT) => {}
                         }
                     }
                 }
@@ -106,8 +114,9 @@ impl Driver {
                     let bound = (Duration::from_millis(100) * 2_u32.pow(failures.min(6))).min(MAX_CLAIM_PAUSE);
                     let pause = Duration::from_millis(self.context.dice.up_to(bound.as_millis() as u64));
                     tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
+                        biased;
                         () = self.shutdown.wait() => {}
+                        () = tokio::time::sleep(pause) => {}
                     }
                 }
             }
@@ -121,9 +130,8 @@ impl Driver {
         force: CancellationToken,
     ) -> impl Future<Output = ()> + Send + 'static {
         let context = Arc::clone(&self.context);
-        let drain = self.shutdown.token().clone();
         let span = tracing::info_span!("task", job = %lease.task.job, task = lease.task.number, token = %lease.token);
-        async move { supervise(&context, &lease, guard, (drain, force)).await }.instrument(span)
+        async move { supervise(&context, &lease, guard, force).await }.instrument(span)
     }
 
     /// Waits for the tasks to stop at their next part or file; at last stops them where they are.
@@ -137,22 +145,27 @@ impl Driver {
         }
     }
 
-    /// Renews every lease three times in its life, and does the queue's housekeeping in passing.
+    /// Renews every lease at least three times in its life, and does the queue's housekeeping in passing.
     async fn heartbeats(&self, leases: &Leases, stop: &CancellationToken) {
-        let (beat, hurry) = (self.lease / 3, self.lease / 10);
-        let mut wait = Duration::ZERO;
+        let third = self.lease / 3;
+        let (beat, hurry) = (self.heartbeat.min(third), self.heartbeat.min(self.lease / 10));
+        let (mut wait, mut ticked) = (Duration::ZERO, None::<Instant>);
         loop {
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                biased;
                 () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
             }
             let names = leases.names();
             let asked = Instant::now();
-            let answer = tokio::time::timeout(beat, self.context.queue.heartbeat(&self.info, &names)).await;
+            let answer = tokio::time::timeout(third, self.context.queue.heartbeat(&self.info, &names)).await;
             wait = match answer {
-                Ok(Ok(still_held)) => {
-                    leases.answered(&names, &still_held, asked);
-                    self.tick(beat).await;
+                Ok(Ok(answers)) => {
+                    leases.answered(&names, &answers, asked);
+                    if ticked.is_none_or(|at| at.elapsed() >= third.min(TICK_PAUSE)) {
+                        ticked = Some(Instant::now());
+                        self.tick(third).await;
+                    }
                     beat.saturating_sub(asked.elapsed())
                 }
                 Ok(Err(e)) => {
@@ -160,7 +173,7 @@ impl Driver {
                     hurry
                 }
                 Err(_) => {
-                    tracing::warn!("heartbeat: no answer within {} ms", beat.as_millis());
+                    tracing::warn!("heartbeat: no answer within {} ms", third.as_millis());
                     hurry
                 }
             };
@@ -177,31 +190,48 @@ impl Driver {
 }
 
 /// Runs one task to its end, whatever that is, and tells the queue.
-async fn supervise(
-    context: &TaskContext,
-    lease: &Lease,
-    guard: Arc<LeaseGuard>,
-    (drain, force): (CancellationToken, CancellationToken),
-) {
+async fn supervise(context: &TaskContext, lease: &Lease, guard: Arc<LeaseGuard>, force: CancellationToken) {
     context.metrics.task_began(lease);
-    let lost = guard.lost();
-    // A panic in one task must not take the others with it.
-    let work = AssertUnwindSafe(execute(context, lease, &guard, &drain)).catch_unwind();
-    let outcome = tokio::select! {
-        biased;
-        () = lost.cancelled() => Err(stale(lease)),
-        () = force.cancelled() => Err(PackError::Draining),
-        ended = work => ended.unwrap_or_else(|panic| Err(PackError::Panicked(words(panic.as_ref())))),
+    let outcome = {
+        // A panic in one task must not take the others with it.
+        let work = AssertUnwindSafe(execute(context, lease, &guard)).catch_unwind();
+        tokio::select! {
+            biased;
+            why = guard.stopped() => Err(stopped(lease, why)),
+            () = force.cancelled() => Err(PackError::Draining),
+            ended = work => ended.unwrap_or_else(|panic| Err(PackError::Panicked(words(panic.as_ref())))),
+        }
     };
     let advice = outcome.as_ref().err().map(PackError::advice);
     if let Err(e) = &outcome {
+        // What the work had started ends with it; from here on nothing of it is written.
+        guard.vitals.stopped().await;
+        guard.ending();
         let told = tell(context, lease, e);
         tokio::select! {
-            () = lost.cancelled() => {}
+            biased;
+            StopReason::Lost = guard.stopped() => {}
             () = told => {}
         }
     }
     context.metrics.task_ended(advice);
+    match advice {
+        // Its uploads may be the next holder's.
+        None | Some(Advice::Stop) => {}
+        Some(Advice::CleanUp) => {
+            guard.vitals.drop_uploads(true).await;
+            checkpoint::remove(&context.state, lease.task).await;
+        }
+        Some(_) => guard.vitals.drop_uploads(false).await,
+    }
+}
+
+fn stopped(lease: &Lease, why: StopReason) -> PackError {
+    match why {
+        StopReason::Lost => stale(lease),
+        StopReason::Cancelled => QueueError::Cancelled { task: lease.task }.into(),
+        StopReason::Stalled(time) => PackError::Stalled(time),
+    }
 }
 
 fn stale(lease: &Lease) -> PackError {
@@ -219,6 +249,10 @@ async fn tell(context: &TaskContext, lease: &Lease, error: &PackError) {
     let permanent = match error.advice() {
         Advice::Stop => {
             tracing::warn!("the lease is lost; the task stops here");
+            return;
+        }
+        Advice::CleanUp => {
+            tracing::info!("the job was cancelled; the task stops here");
             return;
         }
         Advice::HandBack => {

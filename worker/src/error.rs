@@ -1,5 +1,7 @@
 //! Why a shard could not be packed, and what whoever holds the task should do about it.
 
+use std::time::Duration;
+
 use des_shared::queue::QueueError;
 use des_shared::shard::ShardError;
 use des_shared::state::StateError;
@@ -49,8 +51,11 @@ pub enum PackError {
     /// The task's code panicked.
     #[error("the task panicked: {0}")]
     Panicked(String),
-    /// The process is stopping; what was uploaded so far is checkpointed.
-    #[error("the process is stopping")]
+    /// Nothing was done for so long: a source or store that never answers, or a defect.
+    #[error("the task made no progress for {} s", .0.as_secs_f32())]
+    Stalled(Duration),
+    /// The process is stopping, or the job is paused; what was uploaded so far is checkpointed.
+    #[error("the task was asked to stop at its next part")]
     Draining,
 }
 
@@ -59,6 +64,8 @@ pub enum PackError {
 pub enum Advice {
     /// The lease is somebody else's: touch nothing more.
     Stop,
+    /// The job was cancelled: drop the upload and the marks, and say nothing more about the task.
+    CleanUp,
     /// Hand the task back; it costs no attempt.
     HandBack,
     /// Drop the checkpoint and the upload, begin again.
@@ -74,6 +81,7 @@ impl PackError {
     pub fn advice(&self) -> Advice {
         match self {
             Self::Queue(QueueError::Stale { .. }) => Advice::Stop,
+            Self::Queue(QueueError::Cancelled { .. }) => Advice::CleanUp,
             Self::Draining => Advice::HandBack,
             Self::UploadLost(_) | Self::BadCheckpoint(_) => Advice::BeginAgain,
             Self::Store(e) if matches!(e.kind, StoreErrorKind::UploadGone | StoreErrorKind::Conflict) => {
@@ -86,6 +94,7 @@ impl PackError {
             | Self::Sources(_)
             | Self::State(StateError::Store(_))
             | Self::Setup(_)
+            | Self::Stalled(_)
             | Self::Panicked(_) => Advice::TryLater,
             // The segment or a record is damaged: it is written once, so it stays so.
             Self::State(StateError::Corrupt { .. }) | Self::Shard(_) | Self::Taken { .. } | Self::Foreign { .. } => {

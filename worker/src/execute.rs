@@ -9,7 +9,6 @@ use des_shared::retry::{RetryPolicy, retry};
 use des_shared::segment::Segment;
 use des_shared::state::{Created, StateStore};
 use des_shared::store::zones::{Zone, Zones};
-use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{self, LeaseHooks};
 use crate::error::{Advice, PackError};
@@ -36,13 +35,8 @@ pub(crate) struct TaskContext {
 
 /// Packs the task's shard, writes its receipt and commits it. Safe to drop at any point: what is published has its key
 /// once and for all, and everything else can be done again.
-pub(crate) async fn execute(
-    context: &TaskContext,
-    lease: &Lease,
-    guard: &Arc<LeaseGuard>,
-    drain: &CancellationToken,
-) -> Result<(), PackError> {
-    if drain.is_cancelled() {
+pub(crate) async fn execute(context: &TaskContext, lease: &Lease, guard: &Arc<LeaseGuard>) -> Result<(), PackError> {
+    if guard.hand_back.is_cancelled() {
         return Err(PackError::Draining);
     }
     if let Some(receipt) = context.state.receipt(lease.task).await? {
@@ -51,7 +45,12 @@ pub(crate) async fn execute(
     }
     let segment = Arc::new(context.state.segment(lease.task).await?);
     let zone = zone_of(context, &segment)?;
-    let job = PackJob::task(Arc::clone(&segment), zone.store.clone(), context.limits.clone(), drain.clone());
+    let (store, limits) = (zone.store.clone(), context.limits.clone());
+    let mut job = PackJob::task(Arc::clone(&segment), store, limits, guard.hand_back.clone());
+    job.vitals = guard.vitals.clone();
+    if let Some(record) = &lease.checkpoint {
+        job.vitals.opened(&job.store, &job.key, &record.upload_id, true);
+    }
     let packed = pack(context, lease, guard, &job).await?;
     let receipt = receipt(context, lease, &segment, zone, &packed);
     let winner = match context.state.finish_task(&receipt, &packed.failed_files(&segment)).await? {
@@ -126,6 +125,7 @@ async fn begin_again(context: &TaskContext, lease: &Lease, job: &PackJob, why: &
     context.queue.drop_checkpoint(lease.task, lease.token).await?;
     if let Some(record) = &lease.checkpoint {
         checkpoint::abort(&job.store, &job.key, record).await;
+        job.vitals.closed(&job.key, &record.upload_id);
     }
     Ok(())
 }
@@ -152,6 +152,7 @@ fn receipt(context: &TaskContext, lease: &Lease, segment: &Segment, zone: &Zone,
 /// Tells the queue what the receipt says.
 async fn settle(context: &TaskContext, guard: &LeaseGuard, receipt: &Receipt) -> Result<(), PackError> {
     let (queue, totals) = (&context.queue, &receipt.totals);
+    guard.ending();
     retry(&RetryPolicy::PATIENT, &context.dice, des_shared::queue::QueueError::is_transient, || async {
         match receipt.state {
             TaskState::Committed => queue.commit(guard.task, guard.token, totals).await,

@@ -9,6 +9,7 @@ pub mod error;
 pub mod metrics;
 pub mod pack;
 pub mod source;
+pub mod vitals;
 
 mod adopt;
 mod bigfile;
@@ -101,6 +102,8 @@ pub async fn start(options: WorkerOptions, deps: Deps, shutdown: Shutdown) -> io
     let driver = Driver {
         info: WorkerInfo { id, name: options.name, slots: options.slots },
         lease: options.lease,
+        heartbeat: options.heartbeat,
+        stall: options.stall,
         drain: options.drain,
         shutdown: shutdown.clone(),
         probe_stores: options.probe_stores,

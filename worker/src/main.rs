@@ -80,6 +80,8 @@ async fn run(config: WorkerConfig) -> Result<(), Box<dyn std::error::Error>> {
         name: format!("{}:{}", host_name(), std::process::id()),
         slots: config.slots,
         lease: config.queue.queue.lease,
+        heartbeat: config.heartbeat,
+        stall: config.stall,
         drain: config.listen.drain,
         listen: Some(config.listen),
         limits: PackLimits::default(),

@@ -82,6 +82,7 @@ impl WorkerMetrics {
                 self.leases_lost.inc();
                 "lease_lost"
             }
+            Some(Advice::CleanUp) => "cancelled",
             Some(Advice::HandBack) => "handed_back",
             Some(Advice::BeginAgain | Advice::TryLater) => "failed",
             Some(Advice::GiveUp) => "given_up",

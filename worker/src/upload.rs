@@ -6,12 +6,15 @@ use bytes::Bytes;
 use des_shared::store::{PartTag, SharedStore, StoreError};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::vitals::Vitals;
+
 /// The parts of one shard. `T` is what is remembered with a part until it is uploaded.
 #[derive(Debug)]
 pub(crate) struct Upload<T> {
     store: SharedStore,
     key: String,
     metadata: BTreeMap<String, String>,
+    vitals: Vitals,
     id: Option<String>,
     tags: Vec<PartTag>,
     running: VecDeque<(AbortOnDropHandle<Result<PartTag, StoreError>>, T)>,
@@ -19,13 +22,28 @@ pub(crate) struct Upload<T> {
 
 impl<T> Upload<T> {
     /// Nothing is sent before the first part.
-    pub(crate) fn new(store: SharedStore, key: String, metadata: BTreeMap<String, String>) -> Self {
-        Self { store, key, metadata, id: None, tags: Vec::new(), running: VecDeque::new() }
+    pub(crate) fn new(store: SharedStore, key: String, metadata: BTreeMap<String, String>, vitals: Vitals) -> Self {
+        Self { store, key, metadata, vitals, id: None, tags: Vec::new(), running: VecDeque::new() }
     }
 
     /// Goes on behind parts that are uploaded already.
     pub(crate) fn resume(&mut self, id: String, tags: Vec<PartTag>) {
+        self.vitals.opened(&self.store, &self.key, &id, true);
         (self.id, self.tags) = (Some(id), tags);
+    }
+
+    /// Somebody else can continue the upload.
+    pub(crate) fn keep(&self) {
+        if let Some(id) = &self.id {
+            self.vitals.opened(&self.store, &self.key, id, true);
+        }
+    }
+
+    /// The upload has become the object.
+    pub(crate) fn completed(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.vitals.closed(&self.key, &id);
+        }
     }
 
     /// The upload's id, once it has begun.
@@ -44,6 +62,7 @@ impl<T> Upload<T> {
             Some(id) => id.clone(),
             None => {
                 let id = self.store.create_upload(&self.key, &self.metadata).await?;
+                self.vitals.opened(&self.store, &self.key, &id, false);
                 self.id = Some(id.clone());
                 id
             }
@@ -51,7 +70,7 @@ impl<T> Upload<T> {
         let number = u32::try_from(self.tags.len() + self.running.len() + 1).unwrap_or(u32::MAX);
         let (store, key) = (self.store.clone(), self.key.clone());
         let part = async move { store.put_part(&key, &id, number, bytes).await };
-        self.running.push_back((AbortOnDropHandle::new(tokio::spawn(part)), remember));
+        self.running.push_back((self.vitals.spawn(part), remember));
         Ok(())
     }
 
@@ -65,6 +84,7 @@ impl<T> Upload<T> {
         let (handle, remembered) = self.running.pop_front()?;
         drop(handle);
         Some(outcome.map(|tag| {
+            self.vitals.sign();
             self.tags.push(tag.clone());
             (tag, remembered)
         }))
@@ -79,12 +99,17 @@ impl<T> Upload<T> {
         Ok((id, &self.tags))
     }
 
+    /// Stops the parts under way.
+    pub(crate) fn halt(&mut self) {
+        self.running.clear();
+    }
+
     /// Drops the upload and its parts; a failure is only logged, because an upload that stays behind does no harm.
     pub(crate) async fn abort(&mut self) {
         self.running.clear();
-        if let Some(id) = self.id.take()
-            && let Err(e) = self.store.abort_upload(&self.key, &id).await
-        {
+        let Some(id) = self.id.take() else { return };
+        self.vitals.closed(&self.key, &id);
+        if let Err(e) = self.store.abort_upload(&self.key, &id).await {
             tracing::warn!("an unfinished upload stays behind: {e}");
         }
     }

@@ -73,7 +73,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 async fn claim_and_commit(args: &Args, queue: &SharedQueue) -> Result<f64, QueueError> {
     for n in 0..4_u8 {
         let job = JobId::from_parts(1_700_000_000_000, [n; 10]);
-        queue.add_job(job, JobShare { priority: 0, weight: 1 + u32::from(n) }).await?;
+        queue.add_job(job, JobShare { priority: 0, weight: 1 + u32::from(n), max_running: None }).await?;
         let tasks: Vec<NewTask> =
             (0..args.tasks / 4).map(|number| NewTask { number, source_bytes: 1_000_000_000 }).collect();
         queue.add_tasks(job, &tasks).await?;

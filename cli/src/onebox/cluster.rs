@@ -229,6 +229,8 @@ impl Parts<'_> {
             name: format!("des, process {}", std::process::id()),
             slots: u32::try_from(self.setup.slots).unwrap_or(u32::MAX),
             lease,
+            heartbeat: des_worker::config::DEFAULT_HEARTBEAT,
+            stall: des_worker::config::DEFAULT_STALL,
             drain: DRAIN,
             listen: None,
             limits: des_worker::pack::PackLimits::default(),

@@ -1,5 +1,6 @@
 //! What people and scripts see: results on standard output, progress and errors on standard error.
 
+mod board;
 mod human;
 mod progress;
 mod table;
@@ -10,8 +11,9 @@ use serde::Serialize;
 
 use crate::error::CliError;
 
+pub(crate) use board::{Board, Row};
 pub(crate) use human::{bytes, count, duration, number_of, per_second, ratio};
-pub(crate) use progress::{Measure, Meter};
+pub(crate) use progress::{Measure, Meter, Pace};
 pub(crate) use table::Table;
 
 /// How this process shows things.
@@ -38,6 +40,15 @@ impl Screen {
             (true, _) => Meter::silent(),
             (false, true) => Meter::bar(label),
             (false, false) => Meter::lines(label),
+        }
+    }
+
+    /// Bars for a job that is watched on a terminal, lines in a pipe, nothing beside JSON.
+    pub(crate) fn board(self) -> Board {
+        match (self.json, self.bars) {
+            (true, _) => Board::silent(),
+            (false, true) => Board::bars(),
+            (false, false) => Board::lines(),
         }
     }
 

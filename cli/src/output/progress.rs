@@ -10,7 +10,7 @@ use super::human;
 /// How often a pipe gets a line, at most.
 const LINE_EVERY: Duration = Duration::from_secs(3);
 /// Steps of a bar.
-const STEPS: u32 = 1000;
+pub(super) const STEPS: u32 = 1000;
 
 /// How far something has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,9 +27,18 @@ pub(crate) struct Measure {
     pub(crate) note: String,
 }
 
+/// How fast it goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// Bytes a second.
+    pub(crate) bytes_per_second: Option<u64>,
+    /// Time until the end.
+    pub(crate) left: Option<Duration>,
+}
+
 impl Measure {
     /// Thousandths done; by bytes, or by files where there are no bytes.
-    fn permille(&self) -> Option<u32> {
+    pub(super) fn permille(&self) -> Option<u32> {
         let of = |done: u64, all: Option<u64>| {
             let all = all.filter(|all| *all > 0)?;
             u32::try_from(u128::from(done.min(all)) * u128::from(STEPS) / u128::from(all)).ok()
@@ -38,6 +47,17 @@ impl Measure {
     }
 
     fn text(&self, running: Duration) -> String {
+        // Rates of the first moments say nothing.
+        let known = running > Duration::from_secs(1);
+        let part = self.permille().filter(|part| (10..STEPS).contains(part));
+        self.text_with(&Pace {
+            bytes_per_second: (known && self.bytes > 0).then(|| human::per_second(self.bytes, running)),
+            left: part.filter(|_| known).map(|part| running * (STEPS - part) / part),
+        })
+    }
+
+    /// How far it has come, at a pace that is known.
+    pub(super) fn text_with(&self, pace: &Pace) -> String {
         let mut parts = vec![match self.of_files {
             Some(all) => format!("{}/{}", human::count(self.files), human::number_of(all, "file")),
             None => human::number_of(self.files, "file"),
@@ -46,15 +66,8 @@ impl Measure {
             let all = self.of_bytes.map(|all| format!("/{}", human::bytes(all))).unwrap_or_default();
             parts.push(format!("{}{all}", human::bytes(self.bytes)));
         }
-        // Rates of the first moments say nothing.
-        if running > Duration::from_secs(1) {
-            if self.bytes > 0 {
-                parts.push(format!("{}/s", human::bytes(human::per_second(self.bytes, running))));
-            }
-            if let Some(part) = self.permille().filter(|part| (10..STEPS).contains(part)) {
-                parts.push(format!("{} left", human::duration(running * (STEPS - part) / part)));
-            }
-        }
+        parts.extend(pace.bytes_per_second.map(|rate| format!("{}/s", human::bytes(rate))));
+        parts.extend(pace.left.map(|left| format!("{} left", human::duration(left))));
         parts.extend(Some(self.note.clone()).filter(|note| !note.is_empty()));
         parts.join(", ")
     }
@@ -154,13 +167,13 @@ fn spinner_style() -> ProgressStyle {
         .unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
-fn bar_style() -> ProgressStyle {
+pub(super) fn bar_style() -> ProgressStyle {
     ProgressStyle::with_template("{prefix:>9} [{bar:16}] {percent:>3}% {wide_msg}")
         .map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("=> "))
 }
 
 /// Standard error may be closed; then there is nobody left to tell.
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     let _nobody_to_tell = writeln!(std::io::stderr().lock(), "{text}");
 }
 

@@ -1,13 +1,15 @@
 //! `des pack` and `des-pack`: packing on this machine, with no service at all.
 //!
 //! The way of a run: [`plan`] reads the input and groups it into shards, [`run`] packs them side by side into the output
-//! folder, [`numbers`] names them where bare names are wanted. Nothing is written before the whole plan stands, and a
+//! folder, [`numbers`] names them where bare names are wanted, [`resume`] keeps what an interrupted run goes on from. Nothing is written before the whole plan stands, and a
 //! shard appears under its name only when all of it is on disk.
 
 mod drop_in;
 mod numbers;
 mod plan;
+mod resume;
 mod run;
+mod shard;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -4,6 +4,7 @@
 //! each slot, and a name that somebody else takes in between is refused by the store and the next number is tried.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use des_shared::layout::parse_shard_name;
 use des_shared::routing::Slot;
@@ -11,18 +12,22 @@ use des_shared::store::{SharedStore, list_all};
 use futures::TryStreamExt;
 use tokio::sync::Mutex;
 
+use super::resume::Resume;
 use crate::error::CliError;
 
 /// Gives out numbers.
 pub(super) struct Numbers {
     store: SharedStore,
     next: Mutex<HashMap<String, u32>>,
+    resume: Option<Arc<Resume>>,
 }
 
 impl Numbers {
-    /// For the shards of this store.
-    pub(super) fn new(store: SharedStore) -> Self {
-        Self { store, next: Mutex::default() }
+    /// For the shards of this store. A run that goes on gives the numbers again that it gave before.
+    pub(super) fn new(store: SharedStore, resume: Option<Arc<Resume>>) -> Self {
+        let before = resume.as_ref().map(|resume| resume.slots().clone());
+        let next = before.into_iter().flatten().collect();
+        Self { store, next: Mutex::new(next), resume }
     }
 
     /// The next free number of a slot.
@@ -34,7 +39,14 @@ impl Numbers {
         let mut next = self.next.lock().await;
         let number = match next.get(&name) {
             Some(number) => *number,
-            None => self.highest(slot).await?.map_or(Some(0), |n| n.checked_add(1)).ok_or_else(|| used_up(&name))?,
+            None => {
+                let first = self.highest(slot).await?.map_or(Some(0), |n| n.checked_add(1));
+                let first = first.ok_or_else(|| used_up(&name))?;
+                if let Some(resume) = &self.resume {
+                    resume.slot_begun(&name, first)?;
+                }
+                first
+            }
         };
         next.insert(name.clone(), number.checked_add(1).ok_or_else(|| used_up(&name))?);
         Ok(number)
@@ -66,7 +78,6 @@ mod tests {
     use des_shared::routing::{DateRule, NBits};
     use des_shared::store::WriteOptions;
     use des_shared::store::local::LocalStore;
-    use std::sync::Arc;
 
     #[tokio::test]
     async fn numbers_go_on_from_the_highest_of_the_slot() {
@@ -82,7 +93,7 @@ mod tests {
         ] {
             store.put(key, Bytes::from_static(b"x"), &WriteOptions::create_only()).await.unwrap();
         }
-        let numbers = Numbers::new(store);
+        let numbers = Numbers::new(store, None);
         assert_eq!(numbers.take(&slot("7")).await.unwrap(), 43);
         assert_eq!(numbers.take(&slot("7")).await.unwrap(), 44);
         assert_eq!(numbers.take(&slot("8")).await.unwrap(), 0);

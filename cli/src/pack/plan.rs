@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use des_shared::manifest::{ManifestError, SourceUri};
+use des_shared::manifest::{ManifestEntry, ManifestError, SourceUri};
 use des_shared::plan::{PlanConfig, PlannedShards, Planner};
+use sha2::{Digest, Sha256};
 
 use super::Request;
 use crate::error::CliError;
@@ -23,6 +24,8 @@ pub(super) struct Plan {
     /// Files that failed before anything was packed.
     pub(super) failures: FailureList,
     pub(super) skipped: Skipped,
+    /// Digest of the input and of every option that changes a byte or a name, in hex.
+    pub(super) fingerprint: String,
 }
 
 /// Reads the whole input and groups it. Blocks; runs on a thread of its own.
@@ -42,6 +45,7 @@ pub(super) fn make(request: &Request, mut failures: FailureList, mut meter: Mete
     let mut planner = Planner::new(config)?;
     let mut buckets = BTreeSet::new();
     let mut measure = Measure::default();
+    let mut fingerprint = Fingerprint::new(request);
     for item in entries.by_ref() {
         match item? {
             Item::Failed(failure) => failures.push(&failure)?,
@@ -51,6 +55,7 @@ pub(super) fn make(request: &Request, mut failures: FailureList, mut meter: Mete
                 {
                     buckets.insert(uri.bucket().to_owned());
                 }
+                fingerprint.add(&entry);
                 planner.push(position, &entry)?;
                 measure.files += 1;
                 measure.bytes = measure.bytes.saturating_add(entry.size_bytes);
@@ -70,5 +75,38 @@ pub(super) fn make(request: &Request, mut failures: FailureList, mut meter: Mete
     }
     let shards = planner.finish()?;
     meter.finish();
-    Ok(Plan { shards, buckets, failures, skipped: entries.skipped() })
+    Ok(Plan { shards, buckets, failures, skipped: entries.skipped(), fingerprint: fingerprint.finish() })
+}
+
+/// The identity of a run.
+struct Fingerprint(Sha256);
+
+impl Fingerprint {
+    fn new(request: &Request) -> Self {
+        let mut this = Self(Sha256::new());
+        let Request { options, n_bits, max_shard_size, date_rule, names, .. } = request;
+        let epoch = std::env::var("SOURCE_DATE_EPOCH").unwrap_or_default();
+        this.field(format!("{options:?} {n_bits:?} {max_shard_size} {date_rule:?} {names:?} {epoch:?}").as_bytes());
+        this
+    }
+
+    fn add(&mut self, entry: &ManifestEntry) {
+        self.field(entry.uid.as_str().as_bytes());
+        self.field(entry.created_at.as_str().as_bytes());
+        self.field(&entry.size_bytes.to_le_bytes());
+        self.field(entry.source_path.as_bytes());
+    }
+
+    fn field(&mut self, bytes: &[u8]) {
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    fn finish(self) -> String {
+        use std::fmt::Write;
+        self.0.finalize().iter().take(16).fold(String::new(), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("writing to a string");
+            text
+        })
+    }
 }

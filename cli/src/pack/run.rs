@@ -3,32 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use async_trait::async_trait;
-use des_shared::clock::Dice;
+use des_shared::clock::{Clock, Dice, SystemClock};
 use des_shared::config::SourceRoots;
-use des_shared::ids::{JobId, TaskId};
-use des_shared::layout;
 use des_shared::plan::{PlanError, PlannedShard, PlannedShards};
-use des_shared::segment::{PackOptions, Segment};
+use des_shared::segment::PackOptions;
 use des_shared::store::SharedStore;
 use des_shared::store::backend::{Backend, Layers};
 use des_shared::store::local::LocalStore;
 use des_shared::store::s3::S3Config;
-use des_worker::error::PackError;
-use des_worker::pack::{PackHooks, PackJob, PackLimits, Packed, PartMark, Step, WhenTaken, pack_segment};
+use des_worker::pack::PackLimits;
 use des_worker::source::{SourceOpener, Sources};
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::numbers::Numbers;
+use super::resume::Resume;
 use super::{Names, Outcome, Request, plan, sequence};
 use crate::error::CliError;
-use crate::failures::{Failure, FailureList};
+use crate::failures::FailureList;
 use crate::inspect::s3_defaults;
 use crate::output::{Measure, Meter, Screen, count};
 
@@ -51,26 +47,29 @@ pub(super) struct Written {
 }
 
 /// What all shards of a run share.
-struct Run {
-    store: SharedStore,
-    numbers: Option<Numbers>,
-    sources: Arc<dyn SourceOpener>,
-    options: PackOptions,
-    sequence: u64,
-    limits: PackLimits,
-    stop: CancellationToken,
-    view: Mutex<View>,
-    failures: Mutex<FailureList>,
+pub(super) struct Run {
+    pub(super) store: SharedStore,
+    pub(super) numbers: Option<Numbers>,
+    pub(super) sources: Arc<dyn SourceOpener>,
+    pub(super) options: PackOptions,
+    pub(super) sequence: u64,
+    pub(super) limits: PackLimits,
+    pub(super) stop: CancellationToken,
+    pub(super) view: Mutex<View>,
+    pub(super) failures: Mutex<FailureList>,
+    /// What is kept for the case of an interruption; nothing when another process works on the same run.
+    pub(super) resume: Option<Arc<Resume>>,
 }
 
 /// The progress people see.
-struct View {
+pub(super) struct View {
     meter: Option<Meter>,
-    measure: Measure,
-    failed: u64,
+    pub(super) measure: Measure,
+    pub(super) failed: u64,
 }
 
-/// Reads the input, plans it and packs every shard. Ctrl-C ends it between two files; nothing half-written stays.
+/// Reads the input, plans it and packs every shard. Ctrl-C ends it between two files; what was done by then is kept,
+/// out of the sight of readers, and the same run goes on behind it.
 ///
 /// # Errors
 /// When the input is wrong, or the output folder fails.
@@ -82,11 +81,18 @@ pub(super) async fn run(request: Request, save_failures: Option<PathBuf>, screen
     let request = Arc::new(request);
     let planning = Arc::clone(&request);
     let plan = tokio::task::spawn_blocking(move || plan::make(&planning, failures, meter));
-    let plan::Plan { shards, buckets, failures, skipped } =
+    let plan::Plan { shards, buckets, failures, skipped, fingerprint } =
         plan.await.map_err(|e| CliError::failed(format!("planning failed: {e}")))??;
     let before = failures.count();
     let planned = (shards.files(), shards.source_bytes());
-    let run = Arc::new(Run::open(&request, sequence, &buckets, failures, screen.meter("packing")).await?);
+    let store = LocalStore::create(&request.output_dir)?;
+    let resume = open_resume(&request, fingerprint, sequence).await?;
+    if let Some(resume) = resume.as_ref().filter(|resume| resume.is_resumed()) {
+        screen.note("an earlier run of the same was interrupted; going on where it was");
+        resume.drop_orphans(&(Arc::new(store.clone()) as SharedStore)).await?;
+    }
+    let kept = Kept { store: store.clone(), resume: resume.clone(), sequence };
+    let run = Arc::new(Run::open(&request, kept, &buckets, failures, screen.meter("packing")).await?);
     lock(&run.view).begin(planned, before);
     let outcome = tokio::select! {
         outcome = pack_all(&run, shards, request.side_by_side) => outcome,
@@ -94,10 +100,41 @@ pub(super) async fn run(request: Request, save_failures: Option<PathBuf>, screen
     };
     let took = started.elapsed();
     lock(&run.view).end();
-    let shards = outcome?;
-    let run = Arc::into_inner(run).ok_or_else(|| CliError::failed("a shard was still being packed at the end"))?;
-    let failures = run.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let run = Arc::into_inner(run).ok_or_else(|| CliError::failed("a shard was still being packed at the end"));
+    let (run, shards) = match (run, outcome) {
+        (Ok(run), outcome) => (run, outcome),
+        // After a second Ctrl-C. What is there stays there, for the next time.
+        (Err(_), Err(error)) => return Err(error),
+        (Err(error), Ok(_)) => return Err(error),
+    };
+    let Run { resume: shared, failures, .. } = run;
+    drop(shared);
+    let state = resume.and_then(Arc::into_inner);
+    let kept = match state {
+        Some(state) => state.end(&store, shards.is_ok()).await?,
+        None => false,
+    };
+    if kept {
+        screen.note("what is done so far is kept; the same command goes on where this one was");
+    }
+    let shards = shards?;
+    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(Outcome { shards, accepted: planned.0 + before, skipped, failures, took })
+}
+
+/// The state of the run, from an earlier process or new.
+async fn open_resume(request: &Arc<Request>, run: String, sequence: u64) -> Result<Option<Arc<Resume>>, CliError> {
+    let output = request.output_dir.clone();
+    let now_ms = SystemClock.now_ms();
+    let opened = tokio::task::spawn_blocking(move || Resume::open(&output, &run, sequence, now_ms));
+    opened.await.map_err(|e| CliError::failed(format!("the state of the run cannot be read: {e}")))?
+}
+
+/// What a run goes on from.
+struct Kept {
+    store: LocalStore,
+    resume: Option<Arc<Resume>>,
+    sequence: u64,
 }
 
 /// Asks the packing to stop at the first Ctrl-C and gives it up at the second.
@@ -110,7 +147,7 @@ async fn interrupted(stop: &CancellationToken) {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // Counters and lists stay what they are even when the thread that held them panicked.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -118,12 +155,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Run {
     async fn open(
         request: &Request,
-        sequence: u64,
+        kept: Kept,
         buckets: &BTreeSet<String>,
         failures: FailureList,
         meter: Meter,
     ) -> Result<Self, CliError> {
-        let store: SharedStore = Arc::new(LocalStore::create(&request.output_dir)?);
+        let Kept { store, resume, sequence } = kept;
+        let store: SharedStore = Arc::new(store);
         let layers = Layers::new(Arc::new(Dice::from_os()));
         let mut stores = BTreeMap::new();
         for bucket in buckets {
@@ -136,15 +174,16 @@ impl Run {
             buckets: buckets.iter().map(|bucket| (bucket.clone(), String::new())).collect(),
         };
         Ok(Self {
-            numbers: (request.names == Names::Bare).then(|| Numbers::new(store.clone())),
+            numbers: (request.names == Names::Bare).then(|| Numbers::new(store.clone(), resume.clone())),
             store,
             sources: Arc::new(Sources::new(roots, stores)),
             options: request.options.clone(),
-            sequence,
+            sequence: resume.as_ref().and_then(|resume| resume.sequence()).unwrap_or(sequence),
             limits: PackLimits::default(),
             stop: CancellationToken::new(),
             view: Mutex::new(View { meter: Some(meter), measure: Measure::default(), failed: 0 }),
             failures: Mutex::new(failures),
+            resume,
         })
     }
 }
@@ -176,7 +215,7 @@ async fn pack_all(run: &Arc<Run>, shards: PlannedShards, side_by_side: usize) ->
             let run = Arc::clone(run);
             async move {
                 let (at, planned, number) = named?;
-                let packing = tokio::spawn(async move { run.pack_one(planned, number).await });
+                let packing = tokio::spawn(async move { run.pack_one(at, planned, number).await });
                 let written = packing.await.map_err(|e| CliError::failed(format!("packing failed: {e}")))??;
                 Ok::<_, CliError>((at, written))
             }
@@ -216,114 +255,6 @@ fn read_ahead(shards: PlannedShards) -> mpsc::Receiver<Result<PlannedShard, Plan
     receiver
 }
 
-impl Run {
-    async fn pack_one(&self, planned: PlannedShard, number: u32) -> Result<Written, CliError> {
-        let task = TaskId { job: JobId::from_parts(self.sequence, [0; 10]), number: 0 };
-        let mut segment = planned.into_segment(task, self.sequence, self.options.clone());
-        segment.number = number;
-        loop {
-            let packing = Arc::new(segment);
-            match self.attempt(&packing).await {
-                Ok(packed) => return self.note(&packing, packed),
-                Err(PackError::Draining) => return Err(CliError::Interrupted),
-                // Another packer took the name since the folder was listed.
-                Err(PackError::Taken { .. }) if let Some(numbers) = &self.numbers => {
-                    segment = Arc::unwrap_or_clone(packing);
-                    segment.number = numbers.take(&segment.slot).await?;
-                }
-                Err(error) => return Err(explain(error)),
-            }
-        }
-    }
-
-    async fn attempt(&self, segment: &Arc<Segment>) -> Result<Packed, PackError> {
-        let (key, when_taken) = match &self.numbers {
-            Some(_) => (layout::bare_shard_key(&segment.slot, segment.number), WhenTaken::Refuse),
-            None => (layout::shard_key(segment), WhenTaken::Adopt),
-        };
-        let job = PackJob {
-            segment: Arc::clone(segment),
-            key,
-            store: self.store.clone(),
-            when_taken,
-            limits: self.limits.clone(),
-            drain: self.stop.clone(),
-        };
-        let watch = Watch { run: self, files: AtomicU64::new(0), bytes: AtomicU64::new(0) };
-        let outcome = pack_segment(&job, Vec::new(), Arc::clone(&self.sources), &watch).await;
-        // What counts is the outcome: an adopted shard took no steps, a failed attempt begins again.
-        let (files, bytes) = match &outcome {
-            Ok(packed) => (packed.totals.files_packed + packed.totals.files_failed, packed.totals.source_bytes),
-            Err(_) => (0, 0),
-        };
-        watch.set(files, bytes);
-        outcome
-    }
-
-    fn note(&self, segment: &Segment, packed: Packed) -> Result<Written, CliError> {
-        if !packed.failed.is_empty() {
-            let mut failures = lock(&self.failures);
-            for file in packed.failed_files(segment) {
-                failures.push(&Failure::from(file))?;
-            }
-            lock(&self.view).failed += packed.failed.len() as u64;
-        }
-        Ok(Written {
-            key: packed.object.map(|object| object.key),
-            known: packed.adopted,
-            files: packed.totals.files_packed,
-            source_bytes: packed.totals.source_bytes,
-            stored_bytes: packed.totals.stored_bytes,
-        })
-    }
-}
-
-fn explain(error: PackError) -> CliError {
-    match error {
-        PackError::Store(error) => error.into(),
-        PackError::Foreign { .. } => CliError::failed(error.to_string())
-            .hint("something else stands under a shard's name; look at it with des verify, and move it away"),
-        PackError::Shard(_) => {
-            CliError::failed(error.to_string()).hint("this version of DES and the options do not fit")
-        }
-        other => CliError::failed(other.to_string()),
-    }
-}
-
-/// Adds what one shard's pack says to the progress of the run.
-struct Watch<'a> {
-    run: &'a Run,
-    files: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl std::fmt::Debug for Watch<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Watch")
-    }
-}
-
-impl Watch<'_> {
-    fn set(&self, files: u64, bytes: u64) {
-        let before = (self.files.swap(files, Ordering::Relaxed), self.bytes.swap(bytes, Ordering::Relaxed));
-        let mut view = lock(&self.run.view);
-        view.measure.files = (view.measure.files + files).saturating_sub(before.0);
-        view.measure.bytes = (view.measure.bytes + bytes).saturating_sub(before.1);
-        view.show();
-    }
-}
-
-#[async_trait]
-impl PackHooks for Watch<'_> {
-    fn step(&self, step: &Step) {
-        self.set(step.progress.files_packed + step.progress.files_failed, step.progress.source_bytes);
-    }
-
-    async fn part_uploaded(&self, _: &PartMark) -> Result<bool, PackError> {
-        Ok(false)
-    }
-}
-
 impl View {
     fn begin(&mut self, (files, bytes): (u64, u64), failed: u64) {
         self.measure.of_files = Some(files);
@@ -332,7 +263,7 @@ impl View {
         self.show();
     }
 
-    fn show(&mut self) {
+    pub(super) fn show(&mut self) {
         self.measure.note = if self.failed == 0 { String::new() } else { format!("{} failed", count(self.failed)) };
         if let Some(meter) = &mut self.meter {
             meter.set(&self.measure);

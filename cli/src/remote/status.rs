@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use des_coordinator::QueueView;
-use des_shared::job::JobState;
+use des_coordinator::{ActiveTask, QueueView};
+use des_shared::job::{JobState, JobView};
 use des_shared::queue::WorkerView;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::orders::{coordinator, standing};
 use super::wait::{fetch_failures, lines, state_name};
+use super::watch::watch;
 use crate::args::{JobsArgs, StatusArgs};
 use crate::client::{Client, Service, view};
 use crate::error::{CliError, Exit};
@@ -88,16 +90,18 @@ async fn list(client: &Client, args: &JobsArgs) -> Result<Vec<Value>, CliError> 
 /// # Errors
 /// When the coordinator cannot be reached or does not know the job.
 pub(crate) async fn status(args: StatusArgs, screen: Screen) -> Result<Exit, CliError> {
-    let client = Client::new(Service::Coordinator, &args.coordinator.coordinator, &args.coordinator.key)?;
+    let client = coordinator(&args.coordinator)?;
     let Some(id) = &args.job else { return overview(&client, screen).await };
+    if args.watch {
+        return watch(&client, id, args.failures, screen).await;
+    }
     let (job, raw) = client.job(id).await?;
     if screen.json() {
         screen.object(&raw)?;
     } else {
         lines(&job).iter().try_for_each(|line| screen.line(line))?;
-        let left = raw["progress"]["eta_seconds"].as_f64().and_then(|s| Duration::try_from_secs_f64(s).ok());
-        if let (false, Some(left)) = (job.state.is_final(), left) {
-            screen.line(&format!("  left    about {}", duration(left)))?;
+        if !job.state.is_final() {
+            pace_lines(&job, &raw).iter().try_for_each(|line| screen.line(line))?;
         }
         screen.line(&format!("  since   {}, last change {}", job.created_at, job.updated_at))?;
     }
@@ -107,6 +111,26 @@ pub(crate) async fn status(args: StatusArgs, screen: Screen) -> Result<Exit, Cli
         failures.show(screen)?;
     }
     Ok(Exit::Done)
+}
+
+/// How an open job goes: what holds it, its rate, and who works on it.
+fn pace_lines(job: &JobView, raw: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    let held = standing(raw, state_name(job.state));
+    if held != state_name(job.state) {
+        lines.push(format!("  held    {held}"));
+    }
+    let seconds = |name: &str| raw["progress"][name].as_f64().and_then(|s| Duration::try_from_secs_f64(s).ok());
+    if let Some(rate) = raw["progress"]["bytes_per_second"].as_f64() {
+        let left = seconds("eta_seconds").map(|left| format!(", about {} left", duration(left))).unwrap_or_default();
+        lines.push(format!("  rate    {}/s{left}", bytes(rate as u64)));
+    }
+    let active: Vec<ActiveTask> = serde_json::from_value(raw["active"].clone()).unwrap_or_default();
+    for task in active {
+        let (done, all) = (bytes(task.done_bytes), bytes(task.source_bytes));
+        lines.push(format!("  active  shard {} at {}: {done} of {all}", task.number, task.name));
+    }
+    lines
 }
 
 async fn overview(client: &Client, screen: Screen) -> Result<Exit, CliError> {
@@ -121,8 +145,9 @@ async fn overview(client: &Client, screen: Screen) -> Result<Exit, CliError> {
     let age = Duration::from_millis(stats.oldest_age_ms);
     let oldest = if stats.depth == 0 { String::new() } else { format!(", the oldest for {}", duration(age)) };
     screen.line(&format!(
-        "queue: {} waiting{oldest}; {} being packed, {} to be tried again, {} given up; {} open",
+        "queue: {} waiting{oldest}{}; {} being packed, {} to be tried again, {} given up; {} open",
         number_of(stats.depth, "shard"),
+        if stats.paused > 0 { format!(", {} paused", count(stats.paused)) } else { String::new() },
         count(stats.in_flight),
         count(stats.delayed),
         count(stats.dead),

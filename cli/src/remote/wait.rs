@@ -54,8 +54,8 @@ pub(crate) async fn wait_for(client: &Client, id: &str, screen: Screen) -> Resul
 fn measure(job: &JobView, raw: &Value) -> Measure {
     let under_way = |name: &str| raw["progress"]["in_progress"][name].as_u64().unwrap_or(0);
     let mut notes = Vec::new();
-    if job.state == JobState::Planning {
-        notes.push("planning".to_owned());
+    if matches!(job.state, JobState::Planning | JobState::Paused) {
+        notes.push(state_name(job.state).to_owned());
     }
     if let Some(total) = job.shards.total {
         notes.push(format!("{}/{}", count(job.shards.committed), number_of(total, "shard")));
@@ -174,13 +174,5 @@ fn open_files(job: &JobView) -> String {
 
 /// A state as the interfaces spell it.
 pub(crate) fn state_name(state: JobState) -> &'static str {
-    match state {
-        JobState::Planning => "planning",
-        JobState::Running => "running",
-        JobState::Paused => "paused",
-        JobState::Completed => "completed",
-        JobState::CompletedWithErrors => "completed_with_errors",
-        JobState::Failed => "failed",
-        JobState::Cancelled => "cancelled",
-    }
+    state.label()
 }

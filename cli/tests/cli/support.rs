@@ -67,6 +67,11 @@ fn clean(mut command: Command) -> Command {
     command
 }
 
+/// `des-pack`, likewise.
+pub(crate) fn des_pack_command() -> Command {
+    clean(Command::new(env!("CARGO_BIN_EXE_des-pack")))
+}
+
 /// Runs `des` with these arguments.
 pub(crate) fn des<S: AsRef<OsStr>>(args: &[S]) -> Ran {
     Ran::of(des_command().args(args).output().expect("des runs"))
@@ -79,8 +84,7 @@ pub(crate) fn des_in<S: AsRef<OsStr>>(dir: &Path, env: &[(&str, &str)], args: &[
 
 /// Runs `des-pack` in a folder.
 pub(crate) fn des_pack<S: AsRef<OsStr>>(dir: &Path, args: &[S]) -> Ran {
-    let command = Command::new(env!("CARGO_BIN_EXE_des-pack"));
-    Ran::of(clean(command).current_dir(dir).args(args).output().expect("des-pack runs"))
+    Ran::of(des_pack_command().current_dir(dir).args(args).output().expect("des-pack runs"))
 }
 
 /// The reference data.

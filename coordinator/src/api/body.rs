@@ -85,8 +85,7 @@ impl Core {
         }
         let permit = self.memory_for(promised.unwrap_or(limit)).await?;
         let bytes = read_up_to(body, limit).await?;
-        let parsed = self.tasks.spawn_blocking(move || parse_json(&bytes, permit)).await;
-        parsed.map_err(|e| Error::Machine(format!("reading the body broke off: {e}")))?
+        self.offload(move || parse_json(&bytes, permit)).await
     }
 }
 

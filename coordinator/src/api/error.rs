@@ -11,6 +11,8 @@ use crate::error::Error;
 
 /// Seconds after which a client should ask again while a dependency is down.
 const RETRY_SECONDS: u32 = 5;
+/// Seconds after which a submission that met a full queue should come again.
+const FULL_SECONDS: u32 = 30;
 
 impl Error {
     /// The problem a client is told.
@@ -27,6 +29,9 @@ impl Error {
             Self::SourceMissing(_) => (S::BAD_REQUEST, "manifest-not-found"),
             Self::KeyReused(_) => (S::UNPROCESSABLE_ENTITY, "idempotency-key-reused"),
             Self::UnknownJob(_) => (S::NOT_FOUND, "unknown-job"),
+            Self::WrongState { .. } => (S::CONFLICT, "wrong-state"),
+            Self::NotDead(_) => (S::NOT_FOUND, "unknown-dead-task"),
+            Self::QueueFull(_) => (S::TOO_MANY_REQUESTS, "queue-full"),
             Self::Busy(_) => (S::SERVICE_UNAVAILABLE, "busy"),
             Self::State(StateError::Store(error)) => match error.kind {
                 StoreErrorKind::Full => (S::INSUFFICIENT_STORAGE, "state-store-full"),
@@ -44,7 +49,9 @@ impl Error {
             Self::Queue(QueueError::Unavailable(_) | QueueError::UnknownJob(_)) => {
                 (S::SERVICE_UNAVAILABLE, "queue-unavailable")
             }
-            Self::Queue(QueueError::Stale { .. } | QueueError::Invalid(_)) => (S::INTERNAL_SERVER_ERROR, "queue"),
+            Self::Queue(QueueError::Stale { .. } | QueueError::Cancelled { .. } | QueueError::Invalid(_)) => {
+                (S::INTERNAL_SERVER_ERROR, "queue")
+            }
             Self::Machine(_) => (S::SERVICE_UNAVAILABLE, "machine"),
             Self::Inconsistent(_) => (S::INTERNAL_SERVER_ERROR, "inconsistent"),
         };
@@ -54,6 +61,9 @@ impl Error {
         }
         if status == S::SERVICE_UNAVAILABLE {
             problem = problem.retry_after(RETRY_SECONDS);
+        }
+        if status == S::TOO_MANY_REQUESTS {
+            problem = problem.retry_after(FULL_SECONDS);
         }
         problem
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use des_shared::ids::{JobId, TaskId, WorkerId};
 use des_shared::job::{JobOptions, JobState};
@@ -16,12 +16,12 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::body::{ManifestRequest, Payload};
-use super::{job_id, page_limit, query};
+use super::{NoQuery, job_id, page_limit, query};
 use crate::Core;
 use crate::error::Error;
 use crate::metrics::Submission as Outcome;
 use crate::planner::check_inline;
-use crate::submit::{Accepted, MAX_IDEMPOTENCY_KEY_BYTES, Submission};
+use crate::submit::{Accepted, MAX_IDEMPOTENCY_KEY_BYTES, Submission, idempotency_key};
 use crate::view::JobBody;
 
 /// Jobs looked at in one request, whatever the filter lets through.
@@ -87,10 +87,6 @@ struct ShardsQuery {
     limit: Option<usize>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NoQuery {}
-
 pub(super) async fn submit(State(core): State<Arc<Core>>, request: Request) -> Result<Response, Error> {
     // A task of its own, so that a client that goes away cannot leave an upload behind: the body ends with an error
     // and the submission cleans up.
@@ -104,12 +100,7 @@ pub(super) async fn submit(State(core): State<Arc<Core>>, request: Request) -> R
         Ok(Accepted { new: false, .. }) => core.own_metrics.submitted(Outcome::Known, 0),
         Err(_) => core.own_metrics.submitted(Outcome::Refused, 0),
     }
-    let Accepted { record, new } = outcome?;
-    // The job is durable. Its view must not turn that into an error, so a new one is shown without asking anybody.
-    let view = if new { core.view_of_new(&record) } else { core.view(&record).await? };
-    let status = if new { StatusCode::ACCEPTED } else { StatusCode::OK };
-    tracing::info!(job = %record.id, new, bytes = record.manifest_bytes, "submission accepted");
-    Ok((status, [(header::LOCATION, format!("/v1/jobs/{}", record.id))], Json(view)).into_response())
+    core.accepted(outcome?).await
 }
 
 pub(super) async fn list(State(core): State<Arc<Core>>, uri: Uri) -> Result<Json<JobPage>, Error> {
@@ -161,7 +152,7 @@ pub(super) async fn failures(
 }
 
 /// The Idempotency-Key, if there is one.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
+fn key_of(headers: &HeaderMap) -> Result<Option<String>, Error> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let text = value.to_str().unwrap_or_default().trim();
     if text.is_empty() || text.len() > MAX_IDEMPOTENCY_KEY_BYTES {
@@ -174,7 +165,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
 
 impl Core {
     async fn take_submission(&self, request: Request) -> Result<Accepted, Error> {
-        let idempotency_key = idempotency_key(request.headers())?;
+        self.room_for_more().await?;
+        let bound_key = key_of(request.headers())?.map(|key| idempotency_key(&key));
         let ManifestRequest { options, payload } = self.manifest_request(request).await?;
         let options: JobOptions = options.resolve(&self.config.defaults).map_err(Error::BadOptions)?;
         let (body, base, _permit) = match payload {
@@ -186,12 +178,11 @@ impl Core {
             Payload::Inline(manifest, permit) => {
                 let config = self.quick_plan_config(&options);
                 let checked = manifest.clone();
-                let check = self.tasks.spawn_blocking(move || check_inline(&checked, config)).await;
-                check.map_err(|e| Error::Machine(format!("checking the manifest broke off: {e}")))??;
+                self.offload(move || check_inline(&checked, config)).await?;
                 (stream::once(futures::future::ready(Ok(manifest))).boxed(), None, Some(permit))
             }
         };
-        self.submit(Submission { options, idempotency_key, base, body }).await
+        self.submit(Submission { options, bound_key, base, body }).await
     }
 
     async fn job_page(&self, state: Option<JobState>, after: Option<String>, limit: usize) -> Result<JobPage, Error> {

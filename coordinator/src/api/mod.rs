@@ -1,7 +1,11 @@
 //! The HTTP interface: routes, and what they share.
 
+pub(crate) mod audit;
 mod body;
+mod control;
+pub(crate) mod dead;
 mod error;
+mod events;
 pub(crate) mod jobs;
 pub(crate) mod plan;
 pub(crate) mod queue;
@@ -13,10 +17,11 @@ use axum::extract::{MatchedPath, Query, Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use des_shared::ids::JobId;
 use des_shared::service::{Check, Problem, Readiness};
 use futures::FutureExt;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::Core;
@@ -28,10 +33,19 @@ pub(crate) use body::room_of_all;
 pub(crate) fn router(core: Arc<Core>) -> Router {
     Router::new()
         .route("/v1/jobs", post(jobs::submit).get(jobs::list))
-        .route("/v1/jobs/{id}", get(jobs::show))
+        .route("/v1/jobs/{id}", get(jobs::show).patch(control::share))
+        .route("/v1/jobs/{id}/pause", post(control::pause))
+        .route("/v1/jobs/{id}/resume", post(control::resume))
+        .route("/v1/jobs/{id}/cancel", post(control::cancel))
+        .route("/v1/jobs/{id}/retry", post(control::retry))
+        .route("/v1/jobs/{id}/events", get(events::events))
         .route("/v1/jobs/{id}/shards", get(jobs::shards))
         .route("/v1/jobs/{id}/failures", get(jobs::failures))
         .route("/v1/plan", post(plan::dry_run))
+        .route("/v1/dead", get(dead::list))
+        .route("/v1/dead/{job}/{task}", delete(dead::forget))
+        .route("/v1/dead/{job}/{task}/retry", post(dead::retry))
+        .route("/v1/audit", get(audit::look).post(audit::repair))
         .route("/v1/queue", get(queue::queue))
         .route("/v1/workers", get(queue::workers))
         .method_not_allowed_fallback(wrong_method)
@@ -89,6 +103,11 @@ pub(crate) fn shortened(text: &str) -> String {
         None => text.to_owned(),
     }
 }
+
+/// A query without anything in it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoQuery {}
 
 /// Reads the whole query; an unknown name is an error.
 fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Error> {

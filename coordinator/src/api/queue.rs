@@ -23,6 +23,10 @@ pub struct QueueView {
     pub delayed: u64,
     /// Tasks given up, of open jobs.
     pub dead: u64,
+    /// Tasks of paused jobs among those that wait; they count in `depth` no more.
+    pub paused: u64,
+    /// Source bytes of everything that waits.
+    pub waiting_bytes: u64,
     /// Jobs in the queue.
     pub jobs: u64,
 }
@@ -36,11 +40,14 @@ pub(super) struct Workers {
 impl From<QueueStats> for QueueView {
     fn from(stats: QueueStats) -> Self {
         Self {
-            depth: stats.pending,
+            // Workers find nothing to do in what is paused, so it must not call for more of them.
+            depth: stats.pending.saturating_sub(stats.paused),
             oldest_age_ms: stats.oldest_pending_age_ms,
             in_flight: stats.leased,
             delayed: stats.delayed,
             dead: stats.dead,
+            paused: stats.paused,
+            waiting_bytes: stats.waiting_bytes,
             jobs: stats.jobs,
         }
     }

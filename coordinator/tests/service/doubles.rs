@@ -10,12 +10,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use des_shared::ids::{FencingToken, JobId, TaskId};
 use des_shared::queue::{
-    Checkpoint, FailOutcome, JobCounters, JobShare, Lease, NewTask, Queue, QueueError, QueueStats, SharedQueue,
-    TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
+    Checkpoint, FailOutcome, Held, HeldTask, JobCounters, JobShare, Lease, NewTask, Queue, QueueError, QueueStats,
+    SharedQueue, TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
 };
 use des_shared::store::{
-    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, PendingUpload,
-    SharedStore, StoreError, StoreErrorKind, WriteMode, WriteOptions,
+    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, SharedStore,
+    StoreError, StoreErrorKind, UploadMeta, WriteMode, WriteOptions,
 };
 use tokio::sync::Notify;
 
@@ -30,6 +30,8 @@ pub(crate) enum Fate {
     LoseAnswer,
     /// It never comes back.
     Hang,
+    /// The store says that there is nothing.
+    Miss,
 }
 
 type Rule = Box<dyn FnMut(&str, &str) -> Fate + Send>;
@@ -39,6 +41,7 @@ pub(crate) struct Moody {
     inner: SharedStore,
     rule: Mutex<Rule>,
     pub(crate) hung: Notify,
+    pub(crate) missed: Notify,
 }
 
 impl fmt::Debug for Moody {
@@ -49,7 +52,12 @@ impl fmt::Debug for Moody {
 
 impl Moody {
     pub(crate) fn around(inner: SharedStore) -> Arc<Self> {
-        Arc::new(Self { inner, rule: Mutex::new(Box::new(|_, _| Fate::Pass)), hung: Notify::new() })
+        Arc::new(Self {
+            inner,
+            rule: Mutex::new(Box::new(|_, _| Fate::Pass)),
+            hung: Notify::new(),
+            missed: Notify::new(),
+        })
     }
 
     pub(crate) fn rule(&self, rule: impl FnMut(&str, &str) -> Fate + Send + 'static) {
@@ -63,8 +71,8 @@ impl Moody {
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let fate = (self.rule.lock().expect("no panic under the lock"))(operation, key);
-        let away = || StoreError {
-            kind: StoreErrorKind::Unavailable,
+        let failed = |kind| StoreError {
+            kind,
             operation,
             url: self.inner.url(),
             key: key.to_owned(),
@@ -72,8 +80,12 @@ impl Moody {
         };
         match fate {
             Fate::Pass => call.await,
-            Fate::Fail => Err(away()),
-            Fate::LoseAnswer => call.await.and_then(|_| Err(away())),
+            Fate::Fail => Err(failed(StoreErrorKind::Unavailable)),
+            Fate::LoseAnswer => call.await.and_then(|_| Err(failed(StoreErrorKind::Unavailable))),
+            Fate::Miss => {
+                self.missed.notify_one();
+                Err(failed(StoreErrorKind::NotFound))
+            }
             Fate::Hang => {
                 self.hung.notify_one();
                 std::future::pending().await
@@ -126,8 +138,8 @@ impl ObjectStore for Moody {
     async fn abort_upload(&self, key: &str, upload: &str) -> Result<(), StoreError> {
         self.meet("abort_upload", key, self.inner.abort_upload(key, upload)).await
     }
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<PendingUpload>, StoreError> {
-        self.meet("list_uploads", prefix, self.inner.list_uploads(prefix)).await
+    async fn list_uploads(&self, prefix: &str, limit: usize) -> Result<Vec<UploadMeta>, StoreError> {
+        self.meet("list_uploads", prefix, self.inner.list_uploads(prefix, limit)).await
     }
     async fn probe(&self, prefix: &str) -> Result<Capabilities, StoreError> {
         self.meet("probe", prefix, self.inner.probe(prefix)).await
@@ -142,11 +154,13 @@ impl ObjectStore for Moody {
 pub(crate) struct Plug {
     inner: SharedQueue,
     pulled: AtomicBool,
+    /// What the queue says is wrong with it, beside what is; gone when a job is repaired.
+    pub(crate) planted: Mutex<Vec<String>>,
 }
 
 impl Plug {
     pub(crate) fn around(inner: SharedQueue) -> Arc<Self> {
-        Arc::new(Self { inner, pulled: AtomicBool::new(false) })
+        Arc::new(Self { inner, pulled: AtomicBool::new(false), planted: Mutex::default() })
     }
 
     pub(crate) fn pull(&self, pulled: bool) {
@@ -172,10 +186,10 @@ impl Queue for Plug {
     async fn claim(&self, worker: &WorkerInfo, max: usize) -> Result<Vec<Lease>, QueueError> {
         self.queue()?.claim(worker, max).await
     }
-    async fn heartbeat(&self, worker: &WorkerInfo, held: &[(TaskId, FencingToken)]) -> Result<Vec<bool>, QueueError> {
+    async fn heartbeat(&self, worker: &WorkerInfo, held: &[HeldTask]) -> Result<Vec<Held>, QueueError> {
         self.queue()?.heartbeat(worker, held).await
     }
-    async fn checkpoint(&self, task: TaskId, token: FencingToken, checkpoint: &Checkpoint) -> Result<(), QueueError> {
+    async fn checkpoint(&self, task: TaskId, token: FencingToken, checkpoint: &Checkpoint) -> Result<Held, QueueError> {
         self.queue()?.checkpoint(task, token, checkpoint).await
     }
     async fn drop_checkpoint(&self, task: TaskId, token: FencingToken) -> Result<(), QueueError> {
@@ -204,6 +218,24 @@ impl Queue for Plug {
     }
     async fn jobs(&self) -> Result<Vec<JobId>, QueueError> {
         self.queue()?.jobs().await
+    }
+    async fn set_share(&self, job: JobId, share: JobShare) -> Result<(), QueueError> {
+        self.queue()?.set_share(job, share).await
+    }
+    async fn set_paused(&self, job: JobId, paused: bool) -> Result<(), QueueError> {
+        self.queue()?.set_paused(job, paused).await
+    }
+    async fn cancel_job(&self, job: JobId, limit: usize) -> Result<u64, QueueError> {
+        self.queue()?.cancel_job(job, limit).await
+    }
+    async fn audit(&self) -> Result<Vec<String>, QueueError> {
+        let mut wrong = self.queue()?.audit().await?;
+        wrong.extend(self.planted.lock().expect("no panic under the lock").iter().cloned());
+        Ok(wrong)
+    }
+    async fn repair_job(&self, job: JobId) -> Result<u64, QueueError> {
+        self.planted.lock().expect("no panic under the lock").clear();
+        self.queue()?.repair_job(job).await
     }
     async fn forget_job(&self, job: JobId) -> Result<(), QueueError> {
         self.queue()?.forget_job(job).await

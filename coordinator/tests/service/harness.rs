@@ -83,12 +83,17 @@ impl Answer {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::with_attempts(1)
+    }
+
+    /// With a queue that gives every task so many attempts.
+    pub(crate) fn with_attempts(max_attempts: u32) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let folder =
             |name: &str| -> SharedStore { Arc::new(LocalStore::create(dir.path().join(name)).expect("a store")) };
         let state = folder("state");
         let dice = Arc::new(Dice::from_os());
-        let config = QueueConfig { max_attempts: 1, ..QueueConfig::default() };
+        let config = QueueConfig { max_attempts, backoff_base: Duration::from_millis(1), ..QueueConfig::default() };
         let memory = Arc::new(MemoryQueue::new(config, Arc::new(SystemClock), Arc::clone(&dice)));
         let shared: SharedQueue = memory.clone();
         std::fs::create_dir(dir.path().join("in")).expect("a folder");
@@ -96,6 +101,11 @@ impl World {
             tick: Duration::from_millis(10),
             reconcile: Duration::from_millis(50),
             lock: Duration::from_millis(500),
+            cancel_grace: Duration::from_millis(50),
+            events: Duration::from_millis(10),
+            tidy: Duration::from_millis(50),
+            audit_pause: Duration::from_millis(20),
+            audit_settled: Duration::from_millis(100),
             ..Limits::default()
         };
         let (zone, bucket) = (folder("zone"), folder("bucket"));
@@ -199,17 +209,25 @@ impl World {
     /// Writes the receipt of a leased task, every file packed.
     pub(crate) async fn write_receipt(&self, lease: &Lease) -> Receipt {
         let segment = self.state.segment(lease.task).await.expect("a segment");
+        let uids: Vec<String> = segment.files.iter().map(|file| file.uid.to_string()).collect();
+        let key = layout::shard_key(&segment);
+        let bytes = json!(uids).to_string();
+        let meta = match self.zone.put(&key, bytes.into(), &WriteOptions::create_only()).await {
+            Ok(meta) => meta,
+            // The same work was done before.
+            Err(_) => self.zone.head(&key).await.expect("a shard"),
+        };
         let totals = TaskTotals {
             files_packed: segment.files.len() as u64,
             files_failed: 0,
             source_bytes: segment.source_bytes(),
-            stored_bytes: segment.source_bytes() / 2,
+            stored_bytes: meta.size,
         };
         let shard = PublishedShard {
             zone: "default".to_owned(),
-            key: layout::shard_key(&segment),
-            size: totals.stored_bytes,
-            etag: "\"e\"".to_owned(),
+            key,
+            size: meta.size,
+            etag: meta.etag,
             entries: totals.files_packed,
             digest: segment.digest().to_string(),
         };
@@ -246,6 +264,77 @@ impl World {
         .await;
     }
 
+    /// Packs until the job has ended or was removed, whatever the queue loses meanwhile.
+    pub(crate) async fn pack_all_tolerantly(&self, job: JobId) {
+        use des_shared::queue::Queue;
+        let worker = self.worker();
+        until("the job to end", async || {
+            for lease in self.memory.claim(&worker, 10).await.expect("a claim") {
+                let receipt = self.write_receipt(&lease).await;
+                drop(self.memory.commit(lease.task, lease.token, &receipt.totals).await);
+            }
+            let ended = self.state.end(job).await.expect("a read").is_some();
+            (ended || self.state.job(job).await.expect("a read").is_none()).then_some(())
+        })
+        .await;
+    }
+
+    /// Claims every task of a job that is alone in the queue.
+    pub(crate) async fn claim_all(&self, job: JobId) -> Vec<Lease> {
+        let tasks = self.planned(job).await.tasks.len();
+        let mut leases = Vec::new();
+        while leases.len() < tasks {
+            leases.extend(self.claim(tasks - leases.len()).await);
+        }
+        leases
+    }
+
+    /// Whether a worker would get anything now.
+    pub(crate) async fn nothing_to_claim(&self) -> bool {
+        use des_shared::queue::Queue;
+        self.memory.claim(&self.worker(), 10).await.expect("a claim").is_empty()
+    }
+
+    /// Gives a task up for good.
+    pub(crate) async fn kill(&self, lease: &Lease, why: &str) {
+        use des_shared::queue::{Queue, TaskFailure};
+        let failure = TaskFailure { permanent: true, message: why.to_owned() };
+        self.memory.fail(lease.task, lease.token, &failure).await.expect("a failure");
+    }
+
+    /// Begins the upload of a task's shard and checkpoints it, as a worker in the middle would. Returns its id.
+    pub(crate) async fn begin_upload(&self, lease: &Lease) -> String {
+        use des_shared::queue::{Checkpoint, Queue};
+        let key = layout::shard_key(&self.state.segment(lease.task).await.expect("a segment"));
+        let upload_id = self.zone.create_upload(&key, &BTreeMap::new()).await.expect("an upload");
+        let checkpoint = Checkpoint {
+            upload_id: upload_id.clone(),
+            parts: 1,
+            writers: vec![(lease.token, 1)],
+            next_file: 1,
+            offset: 8,
+            files_packed: 1,
+            files_failed: 0,
+            source_bytes: 10,
+        };
+        let mark = layout::checkpoint_part(lease.task, lease.token, 1);
+        self.state.write_bytes(&mark, "a mark".into()).await.expect("a write");
+        self.memory.checkpoint(lease.task, lease.token, &checkpoint).await.expect("a checkpoint");
+        upload_id
+    }
+
+    /// Waits until the queue knows all tasks of a job.
+    pub(crate) async fn queued(&self, job: JobId) {
+        use des_shared::queue::Queue;
+        let tasks = self.planned(job).await.tasks.len() as u64;
+        until("the tasks to be queued", async || {
+            let counters = self.memory.job(job).await.expect("counters")?;
+            let known = counters.open() + counters.committed + counters.dead + counters.cancelled;
+            (known == tasks).then_some(())
+        })
+        .await;
+    }
+
     pub(crate) async fn planned(&self, job: JobId) -> des_shared::job::PlanRecord {
         until("a plan", async || self.state.plan(job).await.expect("a read")).await
     }
@@ -268,6 +357,20 @@ impl Service {
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         Answer::of(self.http.get(format!("{}{path}", self.url)).send().await.expect("an answer")).await
+    }
+
+    /// A POST without a body.
+    pub(crate) async fn order(&self, path: &str) -> Answer {
+        Answer::of(self.post(path).send().await.expect("an answer")).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Answer {
+        let request = self.http.patch(format!("{}{path}", self.url)).json(body);
+        Answer::of(request.send().await.expect("an answer")).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        Answer::of(self.http.delete(format!("{}{path}", self.url)).send().await.expect("an answer")).await
     }
 
     pub(crate) async fn submit_json(&self, body: &Value) -> Answer {

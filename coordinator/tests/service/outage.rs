@@ -105,7 +105,7 @@ async fn a_client_that_goes_away_leaves_nothing() {
         .body(reqwest::Body::wrap_stream(futures::stream::iter(chunks)));
     assert!(request.send().await.is_err());
     until("the leftovers to go", async || {
-        let uploads = world.state.objects().list_uploads("").await.expect("a listing");
+        let uploads = world.state.objects().list_uploads("", 1000).await.expect("a listing");
         (uploads.is_empty() && world.keys("").await.is_empty()).then_some(())
     })
     .await;

@@ -10,7 +10,7 @@ use des_shared::clock::{Clock, ManualClock, SystemClock};
 use des_shared::ids::{JobId, TaskId};
 use des_shared::job::JobState;
 use des_shared::layout;
-use des_shared::queue::{Queue, TaskFailure, TaskState, TaskTotals};
+use des_shared::queue::{Queue, TaskState, TaskTotals};
 use des_shared::receipt::{FailedFile, FailureReason, Receipt};
 use des_shared::service::Shutdown;
 use des_shared::store::WriteOptions;
@@ -128,11 +128,6 @@ async fn a_receipt_the_queue_never_heard_of_is_found() {
     service.stop().await;
 }
 
-async fn kill(world: &World, lease: &des_shared::queue::Lease, message: &str) {
-    let failure = TaskFailure { permanent: true, message: message.to_owned() };
-    world.memory.fail(lease.task, lease.token, &failure).await.expect("a failure");
-}
-
 #[tokio::test]
 async fn the_files_of_a_dead_task_are_failures_unless_its_shard_was_published() {
     let world = World::new();
@@ -149,8 +144,8 @@ async fn the_files_of_a_dead_task_are_failures_unless_its_shard_was_published() 
     let held: Vec<String> = published.files.iter().skip(1).map(|file| file.uid.to_string()).collect();
     let bytes = json!(held).to_string();
     world.zone.put(&layout::shard_key(&published), bytes.into(), &WriteOptions::create_only()).await.expect("a put");
-    kill(&world, &dead[0], "the disk is on fire").await;
-    kill(&world, &dead[1], "died after publishing").await;
+    world.kill(&dead[0], "the disk is on fire").await;
+    world.kill(&dead[1], "died after publishing").await;
     world.pack(rest).await;
 
     let end = world.ended(job).await;

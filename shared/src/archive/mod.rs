@@ -38,15 +38,7 @@ where
     if bytes <= OFFLOAD_BYTES {
         return work();
     }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(join) => match join.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Blocking tasks are never aborted; only a runtime that shuts down cancels those that wait. Whoever waits
-            // for this one is being dropped as well.
-            Err(_) => std::future::pending().await,
-        },
-    }
+    crate::offload::offload(work).await
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use crate::store::call::Operation;
 use crate::store::{
-    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, PendingUpload,
-    SharedStore, StoreError, WriteMode, WriteOptions,
+    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, SharedStore,
+    StoreError, UploadMeta, WriteMode, WriteOptions,
 };
 
 /// One call of a store.
@@ -118,9 +118,9 @@ impl ObjectStore for RecordingStore {
         self.inner.abort_upload(key, upload_id).await
     }
 
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<PendingUpload>, StoreError> {
+    async fn list_uploads(&self, prefix: &str, limit: usize) -> Result<Vec<UploadMeta>, StoreError> {
         self.note(Operation::ListUploads, prefix, None);
-        self.inner.list_uploads(prefix).await
+        self.inner.list_uploads(prefix, limit).await
     }
 
     async fn probe(&self, prefix: &str) -> Result<Capabilities, StoreError> {

@@ -46,6 +46,10 @@ settings! {
     WORKER_SLOTS = "DES_WORKER_SLOTS", "slots", "N", None, false, "Tasks this worker runs side by side; one a core when not set";
     /// Lease time.
     LEASE_SECONDS = "DES_LEASE_SECONDS", "lease-seconds", "SECONDS", Some("30"), false, "How long a lease lives without a heartbeat";
+    /// Pause between heartbeats.
+    HEARTBEAT_MS = "DES_HEARTBEAT_MS", "heartbeat-ms", "MS", Some("750"), false, "How often a worker renews its leases and hears what became of them; at most a third of the lease";
+    /// Longest time without progress.
+    STALL_SECONDS = "DES_STALL_SECONDS", "stall-seconds", "SECONDS", Some("600"), false, "A task of a worker that makes no progress for so long is taken for hung, and fails";
     /// Attempts of a task.
     MAX_ATTEMPTS = "DES_MAX_ATTEMPTS", "max-attempts", "N", Some("5"), false, "Attempts of a task without progress before it is given up";
     /// Grace at the end.
@@ -68,6 +72,14 @@ settings! {
     LISTING_TTL_SECONDS = "DES_LISTING_TTL_SECONDS", "listing-ttl-seconds", "SECONDS", Some("5"), false, "How long the retriever trusts a listing of a slot's shards";
     /// Where large manifests wait for planning.
     SPOOL_DIR = "DES_SPOOL_DIR", "spool-dir", "DIR", None, false, "Folder for temporary files of planning; the system's own when not set";
+    /// Back-pressure by tasks.
+    MAX_WAITING_TASKS = "DES_MAX_WAITING_TASKS", "max-waiting-tasks", "N", Some("0"), false, "Submissions are refused (429) while so many tasks wait; 0 for no limit";
+    /// Back-pressure by bytes.
+    MAX_WAITING_BYTES = "DES_MAX_WAITING_BYTES", "max-waiting-bytes", "BYTES", Some("0"), false, "Submissions are refused (429) while tasks of so many source bytes wait; 0 for no limit";
+    /// Life of an ended job's records.
+    JOB_RETENTION_DAYS = "DES_JOB_RETENTION_DAYS", "job-retention-days", "DAYS", Some("30"), false, "How long the records of an ended job stay in the state store; 0 for ever. Shards are never touched";
+    /// Age at which an upload nobody knows is dropped.
+    ORPHAN_HOURS = "DES_ORPHAN_HOURS", "orphan-hours", "HOURS", Some("24"), false, "Unfinished uploads older than this that no task knows are dropped; 0 for never";
     /// Log format.
     LOG_FORMAT = "DES_LOG_FORMAT", "log-format", "FORMAT", Some("text"), false, "Log lines: text or json";
     /// Log filter.
@@ -86,5 +98,7 @@ pub const ZONES: &[Setting] =
 pub const QUEUE: &[Setting] = &[REDIS_URL, NAMESPACE, LEASE_SECONDS, MAX_ATTEMPTS];
 /// Settings of what a job that says nothing gets.
 pub const JOB_DEFAULTS: &[Setting] = &[SHARD_FORMAT, CODEC, LEVEL, MAX_SHARD_SIZE, BIG_FILE_THRESHOLD, BIGFILES_PREFIX];
+/// Settings of what the coordinator takes in and what it tidies up.
+pub const UPKEEP: &[Setting] = &[MAX_WAITING_TASKS, MAX_WAITING_BYTES, JOB_RETENTION_DAYS, ORPHAN_HOURS];
 /// Settings of every service's process.
 pub const PROCESS: &[Setting] = &[API_KEYS, ALLOW_ANONYMOUS, DRAIN_SECONDS, LOG_FORMAT, LOG];

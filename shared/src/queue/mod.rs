@@ -12,8 +12,11 @@
 //!    |  +-- release ---+ | +-- fail: permanent, or attempts used up --> dead
 //!    |  +-- expired -----+
 //!    +-- delayed <-- fail: transient (exponential backoff, full jitter)
+//!
+//! any open state -- cancel_job --> cancelled
 //! ```
 //!
+//! A paused job keeps its tasks; none is handed out, and holders are asked to hand back at their next part.
 //! `settle` takes any open task straight to `committed` or `dead`: reconciliation found its receipt.
 
 pub mod contract;
@@ -37,6 +40,13 @@ pub type SharedQueue = Arc<dyn Queue>;
 pub const MAX_CHECKPOINT_BYTES: usize = 2048;
 /// Longest failure message kept with a task, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 512;
+/// Failed attempts remembered with a task, the newest.
+pub const MAX_HISTORY: usize = 5;
+/// Longest message of a remembered attempt, in bytes.
+pub const MAX_HISTORY_MESSAGE_BYTES: usize = 200;
+
+/// Largest [`JobShare::max_running`].
+pub const MAX_RUNNING: u32 = 100_000;
 
 /// Settings of a queue, the same for every process of a namespace.
 #[derive(Clone, Debug)]
@@ -72,6 +82,9 @@ pub struct JobShare {
     pub priority: i32,
     /// Share of bytes served among jobs of one priority; 1 to 1000.
     pub weight: u32,
+    /// Most tasks of the job that are leased at the same time; `None` for no bound. 1 to [`MAX_RUNNING`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_running: Option<u32>,
 }
 
 /// A task to queue.
@@ -140,6 +153,43 @@ pub struct Checkpoint {
     pub files_failed: u64,
     /// Source bytes of the packed files.
     pub source_bytes: u64,
+}
+
+/// What a holder hears about its lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// It is still the holder's.
+    Yes,
+    /// It is still the holder's, who should hand the task back at the next part: the job is paused.
+    HandBack,
+    /// The job was cancelled: stop, drop the upload, say nothing more about the task.
+    Cancelled,
+    /// It is another's or nobody's: stop, touch nothing more.
+    Lost,
+}
+
+/// A lease as its holder reports it with a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldTask {
+    /// The task.
+    pub task: TaskId,
+    /// The token of the lease.
+    pub token: FencingToken,
+    /// Source bytes packed so far, for people.
+    pub done_bytes: u64,
+}
+
+/// One attempt that ended badly.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// When it ended (queue clock, Unix milliseconds).
+    pub at_ms: u64,
+    /// Who held the task.
+    pub worker: Option<WorkerId>,
+    /// Under which token.
+    pub token: FencingToken,
+    /// What went wrong, on one line. Cut at [`MAX_HISTORY_MESSAGE_BYTES`].
+    pub message: String,
 }
 
 /// What a finished task adds to its job.
@@ -231,6 +281,12 @@ pub struct TaskView {
     pub token: FencingToken,
     /// Why the last attempt failed.
     pub message: Option<String>,
+    /// The last failed attempts, oldest first, at most [`MAX_HISTORY`]. An expired lease is one of them.
+    /// Empty again once the task is committed.
+    pub history: Vec<Attempt>,
+    /// How far it has come. A dead or cancelled task keeps its checkpoint until it is settled or forgotten, so that its
+    /// upload can be dropped.
+    pub checkpoint: Option<Checkpoint>,
 }
 
 /// The queue as an autoscaler sees it.
@@ -248,6 +304,21 @@ pub struct QueueStats {
     pub oldest_pending_age_ms: u64,
     /// Jobs kept in the queue.
     pub jobs: u64,
+    /// Pending tasks of paused jobs; they count in `pending` too.
+    pub paused: u64,
+    /// Source bytes of all pending and delayed tasks.
+    pub waiting_bytes: u64,
+}
+
+/// A task a worker holds, as of its last heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerTask {
+    /// The task.
+    pub task: TaskId,
+    /// Source bytes packed so far.
+    pub done_bytes: u64,
+    /// Source bytes of the task.
+    pub source_bytes: u64,
 }
 
 /// A worker that sent a heartbeat lately.
@@ -263,6 +334,8 @@ pub struct WorkerView {
     pub leases: u32,
     /// Milliseconds since its last heartbeat.
     pub idle_ms: u64,
+    /// The tasks it named in its last heartbeat and still holds.
+    pub tasks: Vec<WorkerTask>,
 }
 
 /// What a worker says of itself with each heartbeat.
@@ -291,17 +364,19 @@ pub trait Queue: fmt::Debug + Send + Sync {
     /// become pending first, expired leases only in [`Queue::tick`]. Says the worker is alive.
     async fn claim(&self, worker: &WorkerInfo, max: usize) -> Result<Vec<Lease>, QueueError>;
 
-    /// Renews leases and says the worker is alive. The answer says for each of `held`, in order, whether it is still
-    /// the worker's. A lease that ran out can be renewed and used until a tick takes it back: nobody else holds it.
-    async fn heartbeat(&self, worker: &WorkerInfo, held: &[(TaskId, FencingToken)]) -> Result<Vec<bool>, QueueError>;
+    /// Renews leases and says the worker is alive. The answer says for each of `held`, in order, what became of it. A
+    /// lease that ran out can be renewed and used until a tick takes it back: nobody else holds it.
+    async fn heartbeat(&self, worker: &WorkerInfo, held: &[HeldTask]) -> Result<Vec<Held>, QueueError>;
 
-    /// Records progress, renews the lease and resets the attempt count.
-    async fn checkpoint(&self, task: TaskId, token: FencingToken, checkpoint: &Checkpoint) -> Result<(), QueueError>;
+    /// Records progress, renews the lease and resets the attempt count. Answers [`Held::Yes`] or [`Held::HandBack`]; the
+    /// other two are errors here.
+    async fn checkpoint(&self, task: TaskId, token: FencingToken, checkpoint: &Checkpoint) -> Result<Held, QueueError>;
 
     /// Drops a task's checkpoint: its upload is gone, the next holder starts again.
     async fn drop_checkpoint(&self, task: TaskId, token: FencingToken) -> Result<(), QueueError>;
 
-    /// Finishes a task whose receipt is written. Repeating it with the same token is fine: an answer may be lost.
+    /// Finishes a task whose receipt is written, also when its job was paused meanwhile. Repeating it with the same token
+    /// is fine: an answer may be lost.
     async fn commit(&self, task: TaskId, token: FencingToken, totals: &TaskTotals) -> Result<(), QueueError>;
 
     /// Gives a task up for now or for good.
@@ -327,7 +402,27 @@ pub trait Queue: fmt::Debug + Send + Sync {
     /// Every job the queue knows.
     async fn jobs(&self) -> Result<Vec<JobId>, QueueError>;
 
-    /// Forgets a job and its tasks.
+    /// Changes how a job competes, from the next claim on. Service it had in advance still counts, so that changing back
+    /// and forth wins nothing.
+    async fn set_share(&self, job: JobId, share: JobShare) -> Result<(), QueueError>;
+
+    /// Pauses a job or lets it go on. Repeating it is fine. A cancelled job stays cancelled.
+    async fn set_paused(&self, job: JobId, paused: bool) -> Result<(), QueueError>;
+
+    /// Cancels a job: nothing of it is handed out any more, whatever is added later is cancelled at once, and at most
+    /// `limit` open tasks (at most 500) become cancelled in this step. Holders are told at once. Returns how many are still open: call again until 0.
+    async fn cancel_job(&self, job: JobId, limit: usize) -> Result<u64, QueueError>;
+
+    /// Every invariant that does not hold, in words, at most a hundred. In bounded steps, so it can be asked of a live
+    /// queue of any size; what is named is wrong, not merely under way.
+    async fn audit(&self) -> Result<Vec<String>, QueueError>;
+
+    /// Makes indexes and counters of a job agree with its tasks, and what is kept for all jobs with the jobs, in bounded
+    /// steps. Returns how many things were wrong. A task that cannot be read is removed; add it again.
+    async fn repair_job(&self, job: JobId) -> Result<u64, QueueError>;
+
+    /// Forgets a job and its tasks, in bounded steps. From the first step on nobody knows it; a process that ends before
+    /// the last one leaves the rest to [`Queue::tick`].
     async fn forget_job(&self, job: JobId) -> Result<(), QueueError>;
 
     /// Depth, age and holders.
@@ -360,6 +455,12 @@ pub enum QueueError {
         task: TaskId,
         /// The caller's token.
         token: FencingToken,
+    },
+    /// The job was cancelled: stop the task and drop its upload.
+    #[error("task {task}: its job was cancelled")]
+    Cancelled {
+        /// The task.
+        task: TaskId,
     },
     /// The queue has never heard of the job (or forgot it): reconciliation will bring it back.
     #[error("job {0} is not known to the queue")]

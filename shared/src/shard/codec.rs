@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use lz4_flex::frame::{BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
-use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, DDict};
+use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, DDict, InBuffer, OutBuffer, ResetDirective};
 
 use super::dictionary::PackDictionary;
 use super::entry::Codec;
@@ -22,6 +22,14 @@ const COMPRESSED_EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "gif", "zip", "g
 pub(super) const MAX_DICTIONARY_FILE: usize = 64 * 1024;
 /// The most a dictionary entry may be before compression, in bytes: what readers accept, above what is written.
 pub(super) const MAX_DICTIONARY_RAW: u64 = 1 << 20;
+
+/// From this level on, a file of the largest inline size can take longer than a second, up to a minute at 22.
+const SLOW_LEVEL: i32 = 10;
+/// Files from this size on are compressed step by step at a slow level.
+const SLOW_BYTES: usize = 256 * 1024;
+/// Bytes between two looks at whether anybody still wants the file: half a zstd block, so at most one block is finished
+/// in between, about 0.1 s at level 22.
+const STEP_BYTES: usize = 64 * 1024;
 
 /// False for names whose content is already compressed, judged by the extension of the last path component.
 pub fn should_compress(uid: &str) -> bool {
@@ -66,7 +74,7 @@ impl PayloadInfo {
 
 enum Method {
     Store,
-    Zstd { context: CCtx<'static>, dictionary: Option<Arc<PackDictionary>> },
+    Zstd { context: CCtx<'static>, slow: bool, dictionary: Option<Arc<PackDictionary>> },
     Lz4 { checksum: bool },
 }
 
@@ -92,7 +100,8 @@ impl Encoder {
             CodecChoice::None => Method::Store,
             CodecChoice::Lz4 => Method::Lz4 { checksum },
             CodecChoice::Auto | CodecChoice::Zstd => {
-                Method::Zstd { context: zstd_context(options.level, checksum)?, dictionary }
+                let context = zstd_context(options.level, checksum)?;
+                Method::Zstd { context, slow: options.level >= SLOW_LEVEL, dictionary }
             }
         };
         Ok(Self { method, scratch: Vec::new() })
@@ -104,26 +113,57 @@ impl Encoder {
     /// # Errors
     /// [`ShardError::Usage`] when the compression library fails, which it does only for want of memory.
     pub fn encode<'a>(&mut self, uid: &str, raw: &'a [u8]) -> Result<Encoded<'a>, ShardError> {
-        let codec = if raw.is_empty() || !should_compress(uid) { Codec::None } else { self.compress(raw)? };
+        let encoded = self.encode_unless(uid, raw, &|| false)?;
+        encoded.ok_or_else(|| ShardError::Usage("stopped although nobody asked for it".to_owned()))
+    }
+
+    /// [`Self::encode`] that can be stopped: `None` soon after `stopped` says so, also in the middle of a large file. The bytes are the
+    /// same as those of [`Self::encode`].
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_unless<'a>(
+        &mut self,
+        uid: &str,
+        raw: &'a [u8],
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<Option<Encoded<'a>>, ShardError> {
+        if stopped() {
+            return Ok(None);
+        }
+        let codec = if raw.is_empty() || !should_compress(uid) {
+            Codec::None
+        } else {
+            match self.compress(raw, stopped)? {
+                Some(codec) => codec,
+                None => return Ok(None),
+            }
+        };
         let bytes = match codec {
             Codec::None => Cow::Borrowed(raw),
             _ => Cow::Owned(self.scratch.clone()),
         };
         let info = PayloadInfo::of(codec, raw.len() as u64, &bytes);
-        Ok(Encoded { bytes, info })
+        Ok(Some(Encoded { bytes, info }))
     }
 
-    /// Leaves the compressed bytes in the scratch buffer; [`Codec::None`] when they are not fewer.
-    fn compress(&mut self, raw: &[u8]) -> Result<Codec, ShardError> {
+    /// Leaves the compressed bytes in the scratch buffer; [`Codec::None`] when they are not fewer, `None` when stopped.
+    fn compress(&mut self, raw: &[u8], stopped: &dyn Fn() -> bool) -> Result<Option<Codec>, ShardError> {
         self.scratch.clear();
         let codec = match &mut self.method {
-            Method::Store => return Ok(Codec::None),
-            Method::Zstd { context, dictionary } => {
+            Method::Store => return Ok(Some(Codec::None)),
+            Method::Zstd { context, slow, dictionary } => {
                 self.scratch.reserve(zstd_safe::compress_bound(raw.len()));
                 if let Some(dictionary) = dictionary.as_ref().filter(|_| raw.len() <= MAX_DICTIONARY_FILE) {
                     let prepared = dictionary.prepared();
                     context.compress_using_cdict(&mut self.scratch, raw, prepared).map_err(zstd_failed)?;
                     Codec::ZstdDict
+                } else if *slow && raw.len() >= SLOW_BYTES {
+                    match compress_in_steps(context, &mut self.scratch, raw, stopped)? {
+                        Some(true) => Codec::Zstd,
+                        Some(false) => Codec::None,
+                        None => return Ok(None),
+                    }
                 } else {
                     context.compress2(&mut self.scratch, raw).map_err(zstd_failed)?;
                     Codec::Zstd
@@ -138,8 +178,41 @@ impl Encoder {
                 Codec::Lz4
             }
         };
-        Ok(if self.scratch.len() < raw.len() { codec } else { Codec::None })
+        Ok(Some(if self.scratch.len() < raw.len() { codec } else { Codec::None }))
     }
+}
+
+/// Compresses a file piece by piece. Whether it shrank, or `None` when stopped. zstd's bytes differ from those of one
+/// call for the whole, so what goes this way is decided by level and length alone.
+fn compress_in_steps(
+    context: &mut CCtx<'static>,
+    out: &mut Vec<u8>,
+    raw: &[u8],
+    stopped: &dyn Fn() -> bool,
+) -> Result<Option<bool>, ShardError> {
+    context.reset(ResetDirective::SessionOnly).map_err(zstd_failed)?;
+    context.set_pledged_src_size(Some(raw.len() as u64)).map_err(zstd_failed)?;
+    let mut out = OutBuffer::around(out);
+    for step in raw.chunks(STEP_BYTES) {
+        let mut input = InBuffer::around(step);
+        while input.pos() < step.len() {
+            if stopped() {
+                context.reset(ResetDirective::SessionOnly).map_err(zstd_failed)?;
+                return Ok(None);
+            }
+            if out.pos() == out.capacity() {
+                context.reset(ResetDirective::SessionOnly).map_err(zstd_failed)?;
+                return Ok(Some(false));
+            }
+            context.compress_stream(&mut out, &mut input).map_err(zstd_failed)?;
+        }
+    }
+    // The room is more than the file: when it does not do, the file did not shrink.
+    if context.end_stream(&mut out).map_err(zstd_failed)? > 0 {
+        context.reset(ResetDirective::SessionOnly).map_err(zstd_failed)?;
+        return Ok(Some(false));
+    }
+    Ok(Some(true))
 }
 
 fn zstd_failed(code: usize) -> ShardError {
@@ -293,4 +366,39 @@ pub fn zstd_window_len(frame: &[u8]) -> Option<u64> {
     let window = *frame.get(5)?;
     let base = 1u64 << (10 + (window >> 3));
     Some(base + base / 8 * u64::from(window & 7))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Level 22 takes a large file far longer than a second; whoever stops does not wait for its end.
+    #[test]
+    fn a_slow_compression_is_stopped_between_two_blocks_and_otherwise_the_same() {
+        let raw: Vec<u8> = (0..300_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        let options = PackOptions { level: 22, ..PackOptions::default() };
+        let looks = std::cell::Cell::new(0);
+        let mut encoder = Encoder::new(&options, None).unwrap();
+        let stopped = encoder.encode_unless("a", &raw, &|| {
+            looks.set(looks.get() + 1);
+            looks.get() > 3
+        });
+        assert_eq!(stopped.unwrap(), None);
+        assert_eq!(looks.get(), 4, "not even one step more");
+        looks.set(0);
+        let encoded = encoder.encode_unless("a", &raw, &|| {
+            looks.set(looks.get() + 1);
+            false
+        });
+        let encoded = encoded.unwrap().unwrap();
+        assert!(looks.get() > raw.len() / STEP_BYTES, "{} looks", looks.get());
+        assert_eq!(encoded, Encoder::new(&options, None).unwrap().encode("a", &raw).unwrap());
+        assert_eq!(encoded.info.codec, Codec::Zstd);
+        let mut context = new_context().unwrap();
+        assert_eq!(decompress_zstd(&mut context, &encoded.bytes, raw.len() as u64, None).unwrap(), raw);
+        // What does not shrink is kept as it is, also step by step.
+        let dice = crate::clock::Dice::seeded(1);
+        let noise: Vec<u8> = (0..10_000).flat_map(|_| dice.bytes::<64>()).collect();
+        assert_eq!(encoder.encode("b", &noise).unwrap().info.codec, Codec::None);
+    }
 }

@@ -155,6 +155,10 @@ impl Call {
         Err(self.invalid(format!("a page of {limit} objects was asked for; 1 to {MAX_PAGE} are possible")))
     }
 
+    pub(crate) fn check_uploads_limit(&self, limit: usize) -> Result<(), StoreError> {
+        if limit > 0 { Ok(()) } else { Err(self.invalid("no uploads were asked for; ask for at least 1")) }
+    }
+
     pub(crate) fn check_part_number(&self, number: u32) -> Result<(), StoreError> {
         if (1..=MAX_PARTS).contains(&number) {
             return Ok(());

@@ -52,6 +52,7 @@ pub async fn run(make: impl AsyncFn() -> SharedStore, completion: Completion) {
     uploads::complete_race(make().await, completion).await;
     uploads::abort(make().await).await;
     uploads::pending(make().await).await;
+    uploads::pending_pages(make().await).await;
     probe(make().await).await;
 }
 
@@ -61,7 +62,7 @@ async fn probe(store: SharedStore) {
     assert!(found.conditional_put && found.conditional_complete, "{found:?}");
     let left = store.list("", None, 10).await.expect("list");
     assert_eq!(keys(&left.objects), [] as [&str; 0], "a probe leaves no object behind");
-    let uploads = store.list_uploads("").await.expect("list uploads");
+    let uploads = store.list_uploads("", 1000).await.expect("list uploads");
     assert_eq!(uploads, [], "a probe leaves no upload behind");
 }
 

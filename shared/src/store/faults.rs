@@ -15,8 +15,8 @@ use futures::{StreamExt, stream};
 
 use super::call::Operation;
 use super::{
-    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, PendingUpload,
-    SharedStore, StoreError, StoreErrorKind, WriteMode, WriteOptions,
+    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, SharedStore,
+    StoreError, StoreErrorKind, UploadMeta, WriteMode, WriteOptions,
 };
 use crate::clock::Dice;
 
@@ -304,8 +304,8 @@ impl ObjectStore for FaultStore {
         self.faulty(Operation::AbortUpload, key, self.inner.abort_upload(key, upload_id)).await
     }
 
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<PendingUpload>, StoreError> {
-        self.faulty(Operation::ListUploads, prefix, self.inner.list_uploads(prefix)).await
+    async fn list_uploads(&self, prefix: &str, limit: usize) -> Result<Vec<UploadMeta>, StoreError> {
+        self.faulty(Operation::ListUploads, prefix, self.inner.list_uploads(prefix, limit)).await
     }
 
     async fn probe(&self, prefix: &str) -> Result<Capabilities, StoreError> {

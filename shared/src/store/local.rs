@@ -21,8 +21,8 @@ use bytes::Bytes;
 use self::folder::Folder;
 use super::call::{Call, Operation};
 use super::{
-    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, PendingUpload,
-    StoreError, WriteMode, WriteOptions,
+    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, StoreError,
+    UploadMeta, WriteMode, WriteOptions,
 };
 
 mod folder;
@@ -180,11 +180,12 @@ impl ObjectStore for LocalStore {
         self.on_key(Operation::AbortUpload, key, move |folder, call| uploads::abort(folder, call, &id)).await
     }
 
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<PendingUpload>, StoreError> {
+    async fn list_uploads(&self, prefix: &str, limit: usize) -> Result<Vec<UploadMeta>, StoreError> {
         let call = self.call(Operation::ListUploads, prefix);
         call.check_prefix(0)?;
+        call.check_uploads_limit(limit)?;
         let (folder, inner) = (self.folder.clone(), call.clone());
-        call.blocking(move || uploads::list(&folder, &inner)).await
+        call.blocking(move || uploads::list(&folder, &inner, limit)).await
     }
 
     async fn probe(&self, prefix: &str) -> Result<Capabilities, StoreError> {

@@ -9,8 +9,8 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge
 
 use super::call::Operation;
 use super::{
-    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, PendingUpload,
-    SharedStore, StoreError, WriteMode, WriteOptions,
+    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, SharedStore,
+    StoreError, UploadMeta, WriteMode, WriteOptions,
 };
 
 /// Seconds: from a small read of a near store to an upload attempt that is about to be given up.
@@ -184,8 +184,8 @@ impl ObjectStore for MeteredStore {
         self.counted(Operation::AbortUpload, self.inner.abort_upload(key, upload_id)).await
     }
 
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<PendingUpload>, StoreError> {
-        self.counted(Operation::ListUploads, self.inner.list_uploads(prefix)).await
+    async fn list_uploads(&self, prefix: &str, limit: usize) -> Result<Vec<UploadMeta>, StoreError> {
+        self.counted(Operation::ListUploads, self.inner.list_uploads(prefix, limit)).await
     }
 
     async fn probe(&self, prefix: &str) -> Result<Capabilities, StoreError> {

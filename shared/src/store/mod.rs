@@ -9,6 +9,7 @@ pub mod call;
 pub mod contract;
 pub mod faults;
 pub mod local;
+pub mod memory;
 pub mod metered;
 mod probe;
 pub mod retrying;
@@ -157,7 +158,7 @@ pub struct PartTag {
 
 /// An unfinished multipart upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PendingUpload {
+pub struct UploadMeta {
     /// Key it will have.
     pub key: String,
     /// The store's id of the upload.
@@ -233,8 +234,10 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     /// Drops an upload and its parts. Dropping an unknown one is a success.
     async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), StoreError>;
 
-    /// Unfinished uploads of keys that start with `prefix`, at most 1000.
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<PendingUpload>, StoreError>;
+    /// Unfinished uploads of keys that start with `prefix`, in the order of their keys, at most `limit` (at least 1).
+    /// However many pages a server needs, they are all read. Where there are more than `limit`, whoever drops some and
+    /// asks again finds the rest.
+    async fn list_uploads(&self, prefix: &str, limit: usize) -> Result<Vec<UploadMeta>, StoreError>;
 
     /// Writes and removes scratch keys under `prefix` to find out what the store honours. Also the deep health check
     /// of a writer: it fails where writing fails.

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, PendingUpload,
-    SharedStore, StoreError, StoreErrorKind, WriteMode, WriteOptions,
+    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, SharedStore,
+    StoreError, StoreErrorKind, UploadMeta, WriteMode, WriteOptions,
 };
 use crate::clock::Dice;
 use crate::retry::{RetryPolicy, retry};
@@ -100,8 +100,8 @@ impl ObjectStore for RetryingStore {
         self.again(|| self.inner.abort_upload(key, upload_id)).await
     }
 
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<PendingUpload>, StoreError> {
-        self.again(|| self.inner.list_uploads(prefix)).await
+    async fn list_uploads(&self, prefix: &str, limit: usize) -> Result<Vec<UploadMeta>, StoreError> {
+        self.again(|| self.inner.list_uploads(prefix, limit)).await
     }
 
     /// Not tried again as a whole: a probe is for finding out how the store is now.

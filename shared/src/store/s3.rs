@@ -24,8 +24,8 @@ use bytes::Bytes;
 use self::errors::{Refused, s3_error};
 use super::call::{Call, MAX_PAGE, Operation};
 use super::{
-    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, PendingUpload,
-    StoreError, StoreErrorKind, WriteMode, WriteOptions,
+    ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, StoreError,
+    StoreErrorKind, UploadMeta, WriteMode, WriteOptions,
 };
 use crate::clock::{Clock, SystemClock};
 
@@ -253,9 +253,10 @@ impl ObjectStore for S3Store {
         }
     }
 
-    async fn list_uploads(&self, prefix: &str) -> Result<Vec<PendingUpload>, StoreError> {
+    async fn list_uploads(&self, prefix: &str, limit: usize) -> Result<Vec<UploadMeta>, StoreError> {
         let (call, full) = self.prefixed(Operation::ListUploads, prefix)?;
-        multipart::list_uploads(self, &call, &full).await
+        call.check_uploads_limit(limit)?;
+        multipart::list_uploads(self, &call, &full, limit).await
     }
 
     async fn probe(&self, prefix: &str) -> Result<Capabilities, StoreError> {

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use des_shared::offload::offload;
 use des_shared::queue::TaskTotals;
 use des_shared::receipt::FailureReason;
 use des_shared::shard::{ShardError, ShardWriter, choose_samples};
 use des_shared::store::{ObjectMeta, StoreErrorKind, WriteMode, WriteOptions};
 
-use super::encode::{Encoders, join_blocking};
+use super::encode::Encoders;
 use super::feed::{Batch, Feed, Kitchen, Ready};
 use super::order::{Order, is_big};
 use super::{FileFailure, PackHooks, PackJob, Packed, PackedObject, PartMark, Progress, Step, WhenTaken};
@@ -79,7 +80,7 @@ impl<'a> Assembler<'a> {
             job,
             hooks,
             digest: digest.to_string(),
-            upload: Upload::new(job.store.clone(), job.key.clone(), metadata.clone()),
+            upload: Upload::new(job.store.clone(), job.key.clone(), metadata.clone(), job.vitals.clone()),
             metadata,
             buffer: Vec::new(),
             writer: Some(writer),
@@ -145,6 +146,7 @@ impl<'a> Assembler<'a> {
             sources,
             encoders: self.encoders.clone(),
             limits: self.job.limits.clone(),
+            vitals: self.job.vitals.clone(),
         };
         let mut feed = Feed::start(kitchen, self.next_file);
         while let Some(batch) = self.next_batch(&mut feed).await? {
@@ -157,6 +159,7 @@ impl<'a> Assembler<'a> {
                 }
             }
             step.progress = self.progress;
+            self.job.vitals.progressed(self.progress.source_bytes);
             self.hooks.step(&step);
         }
         drop(feed);
@@ -290,7 +293,10 @@ impl<'a> Assembler<'a> {
             offset: pending.offset,
             progress: pending.progress,
         };
-        self.mark_kept |= self.hooks.part_uploaded(&mark).await?;
+        if self.hooks.part_uploaded(&mark).await? {
+            self.mark_kept = true;
+            self.upload.keep();
+        }
         Ok(())
     }
 
@@ -306,7 +312,7 @@ impl<'a> Assembler<'a> {
             self.upload.abort().await;
             return Ok(End::Packed(self.packed(None, 0)));
         }
-        let tail = join_blocking(tokio::task::spawn_blocking(move || writer.finish())).await?;
+        let tail = offload(move || writer.finish()).await?;
         self.buffer.reserve_exact(tail.len());
         self.buffer.extend_from_slice(&tail);
         drop(tail);
@@ -322,14 +328,20 @@ impl<'a> Assembler<'a> {
             }
         };
         match outcome {
-            Ok(meta) => Ok(End::Packed(self.packed(Some(meta), entries))),
+            Ok(meta) => {
+                self.upload.completed();
+                Ok(End::Packed(self.packed(Some(meta), entries)))
+            }
             Err(e) if e.kind == StoreErrorKind::AlreadyExists => {
                 self.upload.abort().await;
                 Ok(End::Taken(std::mem::take(&mut self.failed)))
             }
             // Gone: perhaps because our own completion succeeded and its answer was lost.
             Err(e) if e.kind == StoreErrorKind::UploadGone => match self.job.store.head(&self.job.key).await {
-                Ok(_) => Ok(End::Taken(std::mem::take(&mut self.failed))),
+                Ok(_) => {
+                    self.upload.completed();
+                    Ok(End::Taken(std::mem::take(&mut self.failed)))
+                }
                 Err(head) if head.kind == StoreErrorKind::NotFound => Err(PackError::UploadLost(e)),
                 Err(head) => Err(head.into()),
             },
@@ -356,12 +368,17 @@ impl<'a> Assembler<'a> {
         }
     }
 
+    /// Called when the pack failed, first: parts under way are stopped.
+    pub(crate) fn halt(&mut self) {
+        self.upload.halt();
+    }
+
     /// Called when the pack failed: an upload that nobody can or should continue is dropped.
     pub(crate) async fn give_up(&mut self, error: &PackError) {
         let keep = match error.advice() {
             Advice::Stop => true,
             Advice::HandBack | Advice::TryLater => self.mark_kept,
-            Advice::BeginAgain | Advice::GiveUp => false,
+            Advice::BeginAgain | Advice::GiveUp | Advice::CleanUp => false,
         };
         if !keep {
             self.upload.abort().await;
@@ -404,5 +421,5 @@ async fn train(job: &PackJob, order: &Order, sources: &dyn SourceOpener) -> Resu
         let samples: Vec<&[u8]> = samples.iter().map(|bytes| &bytes[..]).collect();
         choice.train(&samples, level)
     };
-    Ok(join_blocking(tokio::task::spawn_blocking(learn)).await)
+    Ok(offload(learn).await)
 }

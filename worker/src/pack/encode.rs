@@ -5,9 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use des_shared::offload::offload;
 use des_shared::segment::{PackOptions, Segment};
 use des_shared::shard::{Encoder, PackDictionary, PayloadInfo};
+use tokio::task::JoinError;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
 use crate::error::PackError;
@@ -65,6 +68,9 @@ impl Encoders {
     ) -> Result<(Vec<(u32, Stored)>, Duration), PackError> {
         let thread = self.budget.thread().await;
         let (this, segment) = (self.clone(), Arc::clone(segment));
+        // A blocking thread cannot be dropped: it looks whether anybody still waits for its answer.
+        let unwanted = CancellationToken::new();
+        let _until_dropped = unwanted.clone().drop_guard();
         let work = move || {
             let _thread = thread;
             let began = Instant::now();
@@ -72,7 +78,9 @@ impl Encoders {
             let largest = files.iter().map(|(_, raw)| raw.len()).max().unwrap_or(0);
             let mut stored = Vec::with_capacity(files.len());
             for (file, raw) in files {
-                let encoded = encoder.encode(segment.files.at(file).uid().as_str(), &raw)?;
+                let uid = segment.files.at(file).uid();
+                let encoded = encoder.encode_unless(uid.as_str(), &raw, &|| unwanted.is_cancelled())?;
+                let Some(encoded) = encoded else { return Err(PackError::Draining) };
                 let info = encoded.info;
                 let bytes = match encoded.bytes {
                     std::borrow::Cow::Borrowed(_) => raw,
@@ -86,16 +94,16 @@ impl Encoders {
             }
             Ok((stored, began.elapsed()))
         };
-        join_blocking(tokio::task::spawn_blocking(work)).await
+        offload(work).await
     }
 }
 
-/// The answer of a blocking thread. Its panic becomes this task's, which its owner turns into a failed attempt.
-pub(crate) async fn join_blocking<T>(handle: tokio::task::JoinHandle<T>) -> T {
+/// The answer of a task. Its panic becomes this task's, which its owner turns into a failed attempt.
+pub(crate) async fn join_blocking<T>(handle: impl Future<Output = Result<T, JoinError>>) -> T {
     match handle.await {
         Ok(answer) => answer,
         Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
-        // Only a runtime that is shutting down cancels blocking work.
-        Err(e) => panic!("a blocking thread was cancelled: {e}"),
+        // Only a runtime that is shutting down cancels it.
+        Err(e) => panic!("a task was cancelled: {e}"),
     }
 }

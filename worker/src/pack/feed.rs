@@ -16,6 +16,7 @@ use super::{FileFailure, PackLimits};
 use crate::bigfile::{self, BigFile};
 use crate::error::PackError;
 use crate::source::{SourceError, SourceOpener};
+use crate::vitals::Vitals;
 
 /// One file, ready for the shard.
 #[derive(Debug)]
@@ -45,6 +46,7 @@ pub(crate) struct Kitchen {
     pub(crate) sources: Arc<dyn SourceOpener>,
     pub(crate) encoders: Encoders,
     pub(crate) limits: PackLimits,
+    pub(crate) vitals: Vitals,
 }
 
 /// The running feed. Dropping it stops it.
@@ -59,7 +61,8 @@ impl Feed {
     pub(crate) fn start(kitchen: Kitchen, from: usize) -> Self {
         let (sender, batches) = mpsc::channel(1);
         let kitchen = Arc::new(kitchen);
-        let task = tokio::spawn(async move {
+        let vitals = kitchen.vitals.clone();
+        let task = vitals.spawn(async move {
             let ahead = kitchen.limits.batches_ahead.max(1);
             // Room is taken strictly in order, one batch after the other; only then may batches overtake each other.
             let with_room = stream::unfold((Arc::clone(&kitchen), from), |(kitchen, start)| async move {
@@ -80,7 +83,7 @@ impl Feed {
                 }
             }
         });
-        Self { batches, task: AbortOnDropHandle::new(task) }
+        Self { batches, task }
     }
 
     /// The next batch; `None` when there are no more files. Safe to cancel.
@@ -104,13 +107,22 @@ impl Kitchen {
         } else {
             self.small(positions).await?
         };
+        self.vitals.sign();
         Ok(Batch { start: plan.start, files, compress_time, _room: Some(room) })
     }
 
     async fn big(&self, file: u32) -> Result<Ready, PackError> {
         let source = &self.segment.files.at(file).to_file();
         let prefix = &self.segment.options.bigfiles_prefix;
-        match bigfile::store(self.sources.as_ref(), source, &self.store, prefix, self.limits.part_bytes).await? {
+        let target = bigfile::Target {
+            sources: self.sources.as_ref(),
+            file: source,
+            store: &self.store,
+            prefix,
+            part_bytes: self.limits.part_bytes,
+            vitals: &self.vitals,
+        };
+        match target.store().await? {
             Ok(big) => Ok(Ready::Big { file, big }),
             Err(error) => failed(file, error).map(Ready::Failed),
         }
@@ -121,6 +133,7 @@ impl Kitchen {
         let mut failures = Vec::new();
         let mut raw: Vec<(u32, Bytes)> = Vec::with_capacity(positions.len());
         let answers = self.sources.read(sources).await;
+        self.vitals.sign();
         if answers.len() != positions.len() {
             let message = format!("{} answers for {} files", answers.len(), positions.len());
             return Err(PackError::Sources(message));

@@ -22,6 +22,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use des_shared::compact;
 use des_shared::layout;
 use des_shared::queue::TaskTotals;
 use des_shared::receipt::{FailedFile, FailureReason};
@@ -32,8 +33,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adopt;
 use crate::budget::Budget;
-use crate::error::PackError;
+use crate::checkpoint;
+use crate::error::{Advice, PackError};
 use crate::source::SourceOpener;
+use crate::vitals::Vitals;
 use assemble::Assembler;
 use order::Order;
 
@@ -84,13 +87,15 @@ pub struct PackJob {
     /// When it is cancelled the pack ends with [`PackError::Draining`] after the next file, what is uploaded by then
     /// checkpointed.
     pub drain: CancellationToken,
+    /// Signs of life and open uploads, for whoever may have to drop the pack.
+    pub vitals: Vitals,
 }
 
 impl PackJob {
     /// A job as a task of the queue has it: the key from [`layout::shard_key`], and what is there is adopted.
     pub fn task(segment: Arc<Segment>, store: SharedStore, limits: PackLimits, drain: CancellationToken) -> Self {
         let key = layout::shard_key(&segment);
-        Self { segment, key, store, when_taken: WhenTaken::Adopt, limits, drain }
+        Self { segment, key, store, when_taken: WhenTaken::Adopt, limits, drain, vitals: Vitals::default() }
     }
 }
 
@@ -194,6 +199,30 @@ pub struct PartMark {
     pub progress: Progress,
 }
 
+impl PartMark {
+    /// The mark as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        compact::encode(self)
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// What is wrong, for anything else; never allocates more than a bound, whatever the bytes claim.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        compact::decode(bytes).map_err(|e| e.to_string())
+    }
+}
+
+/// Whether marks can be continued: they belong to the job, follow one another, and the store has their parts.
+///
+/// # Errors
+/// [`PackError::BadCheckpoint`] when anything disagrees; [`PackError::Store`] with `UploadGone` when the upload is.
+pub async fn check_marks(job: &PackJob, marks: &[PartMark]) -> Result<(), PackError> {
+    let Some(upload_id) = marks.first().map(|mark| mark.upload_id.as_str()) else { return Ok(()) };
+    checkpoint::agree((&job.store, &job.key), job.segment.digest(), upload_id, marks).await
+}
+
 /// Something that happened to some files, for metrics and progress bars.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Step {
@@ -254,7 +283,13 @@ pub async fn pack_segment(
     match outcome {
         Ok(end) => end.into_packed(job, sources.as_ref()).await,
         Err(e) => {
+            // Everything that was started ends here, so that no upload can be begun behind the ones that are dropped.
+            assembler.halt();
+            job.vitals.stopped().await;
             assembler.give_up(&e).await;
+            if e.advice() != Advice::Stop {
+                job.vitals.drop_uploads(false).await;
+            }
             Err(e)
         }
     }
@@ -264,6 +299,7 @@ pub async fn pack_segment(
 pub(crate) fn reason_label(reason: FailureReason) -> &'static str {
     match reason {
         FailureReason::Missing => "missing",
+        FailureReason::Cancelled => "cancelled",
         FailureReason::Unreadable => "unreadable",
         FailureReason::OutsideRoots => "outside_roots",
         FailureReason::SizeMismatch => "size_mismatch",

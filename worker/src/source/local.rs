@@ -17,6 +17,7 @@ use des_shared::receipt::FailureReason;
 use des_shared::segment::SegmentFile;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use tokio_util::sync::CancellationToken;
 
 use super::{SourceError, SourceReader, wrong_size};
 use crate::buffer;
@@ -35,7 +36,14 @@ struct Opened {
 /// read itself.
 pub(super) async fn read_all(roots: Arc<SourceRoots>, files: Vec<SegmentFile>) -> Vec<Result<Bytes, SourceError>> {
     let count = files.len();
-    let read = move || files.iter().map(|file| read_one(&roots, file)).collect();
+    if count == 0 {
+        return Vec::new();
+    }
+    // A blocking thread cannot be dropped: between files it looks whether anybody still waits for its answer.
+    let unwanted = CancellationToken::new();
+    let _until_dropped = unwanted.clone().drop_guard();
+    let wanted = move |_: &&SegmentFile| !unwanted.is_cancelled();
+    let read = move || files.iter().take_while(wanted).map(|file| read_one(&roots, file)).collect();
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| {
         let lost = SourceError::Worker(format!("the reading thread ended: {e}"));
         vec![Err(lost); count]

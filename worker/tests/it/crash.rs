@@ -125,7 +125,7 @@ async fn a_checkpoint_that_disagrees_with_the_store_is_dropped() {
         drop(killed);
         let key = layout::shard_key(&segment);
         let upload = eventually("only the shard's upload is open", || async {
-            let open = world.zone.list_uploads(&key).await.unwrap();
+            let open = world.zone.list_uploads(&key, 1000).await.unwrap();
             open.first().cloned()
         })
         .await;
@@ -147,7 +147,7 @@ async fn a_checkpoint_that_disagrees_with_the_store_is_dropped() {
         world.expire_leases().await;
         let next = world.worker(None, world.sources()).await;
         check_end(&world, &segment, &expected).await;
-        assert!(world.zone.list_uploads("").await.unwrap().is_empty(), "{damage}");
+        assert!(world.zone.list_uploads("", 1000).await.unwrap().is_empty(), "{damage}");
         next.stop().await;
     }
 }

@@ -36,7 +36,7 @@ fn big(world: &World) -> Segment {
 
 async fn open_uploads(world: &World) -> usize {
     world.zone.heal();
-    world.zone.list_uploads("").await.unwrap().len()
+    world.zone.list_uploads("", 1000).await.unwrap().len()
 }
 
 #[tokio::test]

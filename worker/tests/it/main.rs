@@ -8,5 +8,6 @@ mod gate;
 mod pack;
 mod script;
 mod sources;
+mod stopping;
 mod tasks;
 mod world;

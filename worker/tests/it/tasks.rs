@@ -237,15 +237,7 @@ async fn health_and_metrics_are_served_on_the_workers_own_port() {
     };
     let drain = Duration::from_secs(5);
     let listen = Listen { address: "127.0.0.1:0".parse().unwrap(), auth: Auth::default(), drain };
-    let options = des_worker::config::WorkerOptions {
-        name: "test".to_owned(),
-        slots: 1,
-        lease: crate::world::LEASE,
-        drain,
-        listen: Some(listen),
-        limits: crate::world::limits(),
-        probe_stores: false,
-    };
+    let options = des_worker::config::WorkerOptions { drain, listen: Some(listen), ..crate::world::worker_options() };
     let shutdown = des_shared::service::Shutdown::new();
     let worker = des_worker::start(options, deps, shutdown.clone()).await.unwrap();
     let address = worker.local_addr.unwrap();

@@ -146,7 +146,7 @@ impl World {
 
     /// Stores segments and queues them as tasks of the job.
     pub(crate) async fn submit(&self, segments: &[Segment]) {
-        self.queue.add_job(self.job, JobShare { priority: 0, weight: 1 }).await.unwrap();
+        self.queue.add_job(self.job, JobShare { priority: 0, weight: 1, max_running: None }).await.unwrap();
         for segment in segments {
             self.state.put_segment(&Arc::new(segment.clone())).await.unwrap();
             let task = NewTask { number: segment.task.number, source_bytes: segment.source_bytes() };
@@ -166,6 +166,16 @@ impl World {
         slots: u32,
         lease: Duration,
     ) -> Worker {
+        self.worker_as(queue, sources, |options| (options.slots, options.lease) = (slots, lease)).await
+    }
+
+    /// A running worker with other options than usual.
+    pub(crate) async fn worker_as(
+        &self,
+        queue: Option<SharedQueue>,
+        sources: Arc<dyn SourceOpener>,
+        change: impl FnOnce(&mut WorkerOptions),
+    ) -> Worker {
         let registry = Metrics::new();
         let zone: SharedStore = self.zone.clone();
         let deps = Deps {
@@ -178,15 +188,8 @@ impl World {
             metrics: WorkerMetrics::register(&registry),
             registry: registry.clone(),
         };
-        let options = WorkerOptions {
-            name: "test".to_owned(),
-            slots,
-            lease,
-            drain: Duration::from_secs(20),
-            listen: None,
-            limits: limits(),
-            probe_stores: false,
-        };
+        let mut options = worker_options();
+        change(&mut options);
         let shutdown = Shutdown::new();
         let running = start(options, deps, shutdown.clone()).await.unwrap();
         Worker { running, shutdown, registry }
@@ -226,6 +229,21 @@ impl Worker {
     pub(crate) async fn stop(self) {
         self.shutdown.begin();
         self.running.join().await.unwrap();
+    }
+}
+
+/// One slot, frequent heartbeats, no port.
+pub(crate) fn worker_options() -> WorkerOptions {
+    WorkerOptions {
+        name: "test".to_owned(),
+        slots: 1,
+        lease: LEASE,
+        heartbeat: Duration::from_millis(100),
+        stall: Duration::from_mins(10),
+        drain: Duration::from_secs(20),
+        listen: None,
+        limits: limits(),
+        probe_stores: false,
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use futures::{StreamExt, stream};
 
 use super::super::{ByteRange, MIN_PART_BYTES, PartTag, SharedStore, StoreErrorKind, WriteMode};
 use super::{Completion, RACERS, get, keys, kind, pattern, put};
@@ -43,7 +44,7 @@ pub(super) async fn parts_in_any_order(store: SharedStore) {
     let seam = PART as u64 - 10..PART as u64 + 10;
     let across = store.get("big/object", ByteRange::Span(seam)).await.expect("get").bytes;
     assert_eq!(across, whole[PART - 10..PART + 10], "across the seam of two parts");
-    assert_eq!(store.list_uploads("").await.expect("list uploads"), [], "a finished upload is gone");
+    assert_eq!(store.list_uploads("", 1000).await.expect("list uploads"), [], "a finished upload is gone");
     let late = store.put_part("big/object", &upload, 8, Bytes::from_static(b"late")).await;
     assert_eq!(kind(late), StoreErrorKind::UploadGone);
 }
@@ -144,7 +145,7 @@ pub(super) async fn complete_race(store: SharedStore, completion: Completion) {
     for (upload, _) in uploads {
         store.abort_upload("race", &upload).await.expect("abort");
     }
-    assert_eq!(store.list_uploads("").await.expect("list uploads"), []);
+    assert_eq!(store.list_uploads("", 1000).await.expect("list uploads"), []);
     assert_eq!(get(&store, "race").await, published, "aborting the losers changes nothing");
 }
 
@@ -159,7 +160,7 @@ pub(super) async fn abort(store: SharedStore) {
     let late = store.complete_upload("dropped", &upload, &[tag], WriteMode::Overwrite).await;
     assert_eq!(kind(late), StoreErrorKind::UploadGone);
     assert_eq!(kind(store.head("dropped").await), StoreErrorKind::NotFound);
-    assert_eq!(store.list_uploads("").await.expect("list uploads"), []);
+    assert_eq!(store.list_uploads("", 1000).await.expect("list uploads"), []);
 }
 
 pub(super) async fn pending(store: SharedStore) {
@@ -168,7 +169,7 @@ pub(super) async fn pending(store: SharedStore) {
     let again = begin(&store, "jobs/b").await;
     let other = begin(&store, "other").await;
     assert_ne!(b, again, "one key may have several uploads");
-    let pending = store.list_uploads("jobs/").await.expect("list uploads");
+    let pending = store.list_uploads("jobs/", 1000).await.expect("list uploads");
     let mut found: Vec<_> = pending.iter().map(|upload| (upload.key.as_str(), upload.upload_id.clone())).collect();
     let mut expected = vec![("jobs/a", a.clone()), ("jobs/b", b.clone()), ("jobs/b", again.clone())];
     found.sort();
@@ -179,5 +180,37 @@ pub(super) async fn pending(store: SharedStore) {
     for (key, upload) in [("jobs/a", a), ("jobs/b", b), ("jobs/b", again), ("other", other)] {
         store.abort_upload(key, &upload).await.expect("abort");
     }
-    assert_eq!(store.list_uploads("").await.expect("list uploads"), []);
+    assert_eq!(store.list_uploads("", 1000).await.expect("list uploads"), []);
+}
+
+/// More uploads than one page of a server, so that whoever reads only the first page is found out.
+pub(super) async fn pending_pages(store: SharedStore) {
+    const UPLOADS: usize = 1010;
+    let key = |n: usize| format!("many/{n:04}");
+    let begun = stream::iter(0..UPLOADS).map(|n| {
+        let store = store.clone();
+        async move { (key(n), begin(&store, &key(n)).await) }
+    });
+    let mut begun: Vec<_> = begun.buffer_unordered(16).collect().await;
+    begun.sort();
+    let other = begin(&store, "other").await;
+    let listed = async |limit| {
+        let page = store.list_uploads("many/", limit).await.unwrap_or_else(|e| panic!("{limit} uploads: {e}"));
+        page.into_iter().map(|upload| (upload.key, upload.upload_id)).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(UPLOADS).await, begun);
+    assert_eq!(listed(100_000).await, begun);
+    for limit in [1, 7, 1000, 1001] {
+        let page = listed(limit).await;
+        assert_eq!(page.len(), limit);
+        assert!(page.is_sorted() && page.iter().all(|upload| begun.contains(upload)), "{limit}: {page:?}");
+    }
+    assert_eq!(kind(store.list_uploads("many/", 0).await), StoreErrorKind::Invalid);
+    begun.push(("other".to_owned(), other));
+    let dropped = stream::iter(begun).map(|(key, upload)| {
+        let store = store.clone();
+        async move { store.abort_upload(&key, &upload).await }
+    });
+    dropped.buffer_unordered(16).for_each(|done| async { done.expect("abort") }).await;
+    assert_eq!(store.list_uploads("", 1000).await.expect("list uploads"), []);
 }

@@ -157,7 +157,7 @@ async fn a_missing_root_is_a_missing_bucket() {
     assert_eq!(store.check().await.expect_err("gone").kind, StoreErrorKind::NoSuchBucket);
     assert_eq!(store.head("k").await.expect_err("gone").kind, StoreErrorKind::NoSuchBucket);
     assert_eq!(store.list("", None, 1).await.expect_err("gone").kind, StoreErrorKind::NoSuchBucket);
-    assert_eq!(store.list_uploads("").await.expect_err("gone").kind, StoreErrorKind::NoSuchBucket);
+    assert_eq!(store.list_uploads("", 1000).await.expect_err("gone").kind, StoreErrorKind::NoSuchBucket);
     assert_eq!(kind_of_put(&store, "a/k").await, Err(StoreErrorKind::NoSuchBucket));
     assert_eq!(store.probe("").await.expect_err("gone").kind, StoreErrorKind::NoSuchBucket);
     assert!(!root.exists(), "an unmounted store is not made anew on the disk below");

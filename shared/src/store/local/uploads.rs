@@ -1,19 +1,18 @@
 //! Multipart uploads: a folder `.uploads/<id>/` with the key in `key` and each part in `part-NNNNN`.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
 
 use super::super::call::Call;
-use super::super::{ObjectMeta, PartTag, PendingUpload, StoreError, StoreErrorKind, WriteMode};
+use super::super::{ObjectMeta, PartTag, StoreError, StoreErrorKind, UploadMeta, WriteMode};
 use super::UPLOADS;
 use super::folder::{Folder, etag, unix_ms};
 use super::write::{again_while_tidied, publish, taken, temp_beside, temp_in};
 
 /// The file that names the key of an upload.
 const KEY_FILE: &str = "key";
-/// The longest listing of uploads.
-const MAX_UPLOADS: usize = 1000;
 /// An existing upload.
 #[derive(Debug)]
 pub(super) struct Upload<'a> {
@@ -81,13 +80,14 @@ pub(super) fn abort(folder: &Folder, call: &Call, id: &str) -> Result<(), StoreE
     }
 }
 
-pub(super) fn list(folder: &Folder, call: &Call) -> Result<Vec<PendingUpload>, StoreError> {
-    let mut pending = Vec::new();
+pub(super) fn list(folder: &Folder, call: &Call, limit: usize) -> Result<Vec<UploadMeta>, StoreError> {
+    // The folder has no order of its own: only the first in order are kept, so that memory follows `limit`.
+    let mut pending = BTreeMap::new();
     let entries = match fs::read_dir(folder.root.join(UPLOADS)) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             folder.check(call)?;
-            return Ok(pending);
+            return Ok(Vec::new());
         }
         Err(e) => return Err(folder.failed(call, &e)),
     };
@@ -98,14 +98,14 @@ pub(super) fn list(folder: &Folder, call: &Call) -> Result<Vec<PendingUpload>, S
         let (Ok(key), Ok(metadata)) = (fs::read_to_string(&key_file), fs::metadata(&key_file)) else { continue };
         let Ok(upload_id) = entry.file_name().into_string() else { continue };
         if key.starts_with(&call.key) {
-            pending.push(PendingUpload { key, upload_id, started_ms: unix_ms(&metadata) });
+            pending.insert((key, upload_id), unix_ms(&metadata));
         }
-        if pending.len() == MAX_UPLOADS {
-            break;
+        if pending.len() > limit {
+            pending.pop_last();
         }
     }
-    pending.sort_by(|a, b| (&a.key, &a.upload_id).cmp(&(&b.key, &b.upload_id)));
-    Ok(pending)
+    let listed = |((key, upload_id), started_ms)| UploadMeta { key, upload_id, started_ms };
+    Ok(pending.into_iter().map(listed).collect())
 }
 
 impl<'a> Upload<'a> {

@@ -7,7 +7,7 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 
 use super::super::call::{Call, MAX_PAGE};
-use super::super::{MAX_PARTS, ObjectMeta, PartTag, PendingUpload, StoreError, StoreErrorKind, WriteMode};
+use super::super::{MAX_PARTS, ObjectMeta, PartTag, StoreError, StoreErrorKind, UploadMeta, WriteMode};
 use super::S3Store;
 use super::errors::{Refused, s3_error};
 use super::read::unix_ms;
@@ -100,23 +100,32 @@ pub(super) async fn abort(
     request.send().await.map(drop).map_err(|e| s3_error(&call, &e, Refused::Upload))
 }
 
-pub(super) async fn list_uploads(store: &S3Store, call: &Call, full: &str) -> Result<Vec<PendingUpload>, StoreError> {
+/// Reads as many pages as it takes. Servers differ in whether a page's last key is named in full, so the markers are
+/// handed back as they came.
+pub(super) async fn list_uploads(
+    store: &S3Store,
+    call: &Call,
+    full: &str,
+    limit: usize,
+) -> Result<Vec<UploadMeta>, StoreError> {
     let mut pending = Vec::new();
     let mut markers = (None, None);
     loop {
-        let request = store.client.list_multipart_uploads().bucket(&store.bucket).prefix(full);
+        let page_size = (limit - pending.len()).min(MAX_PAGE) as i32;
+        let request = store.client.list_multipart_uploads().bucket(&store.bucket).prefix(full).max_uploads(page_size);
         let request = request.set_key_marker(markers.0.clone()).set_upload_id_marker(markers.1.clone());
         let page = request.send().await.map_err(|e| s3_error(call, &e, Refused::Bucket))?;
         for upload in page.uploads.unwrap_or_default() {
             let (Some(key), Some(upload_id)) = (upload.key, upload.upload_id) else { continue };
             let Some(key) = store.stripped(&key).map(str::to_owned) else { continue };
-            pending.push(PendingUpload { key, upload_id, started_ms: unix_ms(upload.initiated) });
+            pending.push(UploadMeta { key, upload_id, started_ms: unix_ms(upload.initiated) });
         }
         let next = (page.next_key_marker, page.next_upload_id_marker);
+        // Markers that do not move would go round for ever.
         let done = page.is_truncated != Some(true) || next == (None, None) || next == markers;
-        if done || pending.len() >= MAX_PAGE {
-            pending.truncate(MAX_PAGE);
+        if done || pending.len() >= limit {
             pending.sort_by(|a, b| (&a.key, &a.upload_id).cmp(&(&b.key, &b.upload_id)));
+            pending.truncate(limit);
             return Ok(pending);
         }
         markers = next;

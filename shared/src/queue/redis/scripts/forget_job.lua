@@ -1,24 +1,23 @@
--- ARGV: job.
+-- ARGV: job, most tasks of this step. From the first step on nobody knows the job. Answers how many open tasks are left.
 local job = ARGV[1]
-if not job_known(job) then
-  return { 'ok' }
-end
-local fields = call('HMGET', key('job', job), 'priority', 'X')
-for _, number in ipairs(call('HKEYS', key('tasks', job))) do
-  local task = load_task(job, number)
-  if task and task.state == 'L' and call('HINCRBY', ns .. ':held', task.tail, -1) <= 0 then
-    call('HDEL', ns .. ':held', task.tail)
+local record = key('job', job)
+local f = call('HMGET', record, 'priority', 'hold', 'P', 'X', 'W')
+if f[2] ~= 'F' then
+  if not f[1] and not call('ZSCORE', ns .. ':jobs', job) then
+    return { 'ok', 0 }
   end
-  for state, index in pairs(INDEX) do
-    if not task or task.state == state then
-      call('ZREM', ns .. index, job .. '/' .. number)
+  leave_order(job, f[1] or '0')
+  local function take_away(name, text)
+    -- As text: a double would not be exact beyond 2^53.
+    if text and string.match(text, '^[1-9]%d*$') then
+      call('HINCRBY', SUMS, name, '-' .. text)
     end
   end
+  take_away('X', f[4])
+  take_away('W', f[5])
+  take_away('P', f[2] == 'P' and f[3])
+  call('HSET', record, 'hold', 'F')
+  call('ZREM', ns .. ':jobs', job)
+  call('ZADD', ns .. ':forgotten', 0, job)
 end
-if fields[1] then
-  leave_order(job, fields[1])
-end
-call('DECRBY', ns .. ':dead', fields[2] or '0')
-call('ZREM', ns .. ':jobs', job)
-call('UNLINK', key('job', job), key('tasks', job), key('order', job), key('checkpoints', job), key('messages', job))
-return { 'ok' }
+return { 'ok', forget_step(job, tonumber(ARGV[2])) }

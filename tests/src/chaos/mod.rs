@@ -1,0 +1,482 @@
+//! Chaos on the real thing: real Redis, real `SeaweedFS`, real processes, proxies in between, and faults by dice until so
+//! many processes were killed. Then everything is checked.
+//!
+//! What can be promised is checked from outside: every file of every accepted job comes back, is in exactly one shard of
+//! its job, no shard ever changed, and a killed worker's tasks soon ran again.
+
+pub mod files;
+
+mod check;
+mod faults;
+mod watch;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use des_shared::ids::JobId;
+use des_shared::state::StateStore;
+use nix::sys::signal::Signal;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::cluster::{Cluster, ClusterOptions, Ports, Service};
+use crate::proxy::{Proxy, Traffic};
+use crate::servers::{Redis, RedisOptions, SeaweedFs};
+use files::Files;
+use watch::Watcher;
+
+pub use check::Checked;
+pub use watch::Wait;
+
+/// Jobs that are open at the same time.
+const OPEN_JOBS: usize = 3;
+/// How long everything may take to come to its end once the faults are over.
+const PATIENCE: Duration = Duration::from_mins(5);
+/// Grace period of every service.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What happens in a run.
+#[derive(Clone, Debug)]
+pub struct ChaosOptions {
+    /// Of the dice that choose faults and moments. What the machine does between them is its own.
+    pub seed: u64,
+    /// Processes killed with SIGKILL before the faults end.
+    pub kills: u32,
+    /// The faults end after so long, however many were killed.
+    pub at_most: Duration,
+    /// Workers at any time.
+    pub workers: usize,
+    /// Files of each job.
+    pub files: usize,
+    /// Lease time.
+    pub lease: Duration,
+    /// Keeps every version of every object, to see whether any was written twice.
+    pub versions: bool,
+}
+
+/// How often each fault happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Workers killed with SIGKILL.
+    pub workers_killed: u32,
+    /// Coordinators killed with SIGKILL.
+    pub coordinators_killed: u32,
+    /// Redis killed with SIGKILL, started again with its data.
+    pub redis_killed: u32,
+    /// Redis killed with SIGKILL, started again without data.
+    pub redis_lost: u32,
+    /// FLUSHALL.
+    pub flushed: u32,
+    /// Workers and coordinators frozen with SIGSTOP and woken later.
+    pub frozen: u32,
+    /// Workers asked to stop with SIGTERM.
+    pub stopped: u32,
+    /// Connections to Redis or S3 cut, delayed, swallowed, refused, or their answers lost.
+    pub networks: u32,
+    /// Jobs submitted, each by two clients at once.
+    pub submitted: u32,
+}
+
+impl Counts {
+    /// Processes killed with SIGKILL.
+    pub fn kills(&self) -> u32 {
+        self.workers_killed + self.coordinators_killed + self.redis_killed + self.redis_lost
+    }
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The faults.
+    pub counts: Counts,
+    /// What was found in the stores.
+    pub checked: Checked,
+    /// How long tasks of killed and stopped workers waited.
+    pub waits: Vec<Wait>,
+    /// Files read back over HTTP with the right bytes.
+    pub right: usize,
+    /// Everything that is wrong, one line each.
+    pub wrong: Vec<String>,
+    /// How long there were faults.
+    pub chaos: Duration,
+    /// How long the jobs took to end after the last fault.
+    pub calm: Duration,
+}
+
+impl Report {
+    /// The wait below which so many of a hundred undisturbed waits lie.
+    pub fn wait(&self, percent: usize, term: bool) -> Option<Duration> {
+        let mut waits: Vec<Duration> =
+            self.waits.iter().filter(|wait| wait.term == term && !wait.disturbed).map(|wait| wait.waited).collect();
+        waits.sort_unstable();
+        let last = waits.len().checked_sub(1)?;
+        waits.get((waits.len() * percent).div_ceil(100).saturating_sub(1).min(last)).copied()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = &self.counts;
+        writeln!(
+            f,
+            "killed       {} processes: {} workers, {} coordinators, Redis {} times with its data and {} without",
+            counts.kills(),
+            counts.workers_killed,
+            counts.coordinators_killed,
+            counts.redis_killed,
+            counts.redis_lost
+        )?;
+        writeln!(
+            f,
+            "besides      {} FLUSHALL, {} frozen and woken, {} stopped with SIGTERM, {} network faults",
+            counts.flushed, counts.frozen, counts.stopped, counts.networks
+        )?;
+        let checked = &self.checked;
+        writeln!(
+            f,
+            "jobs         {} submitted twice each; {} tasks, {} of them lost; {} files accepted, {} packed, {} failed, {} lost",
+            counts.submitted,
+            checked.tasks,
+            checked.lost_tasks,
+            checked.accepted,
+            checked.packed,
+            checked.failed,
+            checked.lost_files
+        )?;
+        writeln!(f, "shards       {}, {} published twice with different bytes", checked.shards, checked.republished)?;
+        for (what, term) in [("killed", false), ("SIGTERM", true)] {
+            let of = |percent| {
+                self.wait(percent, term).map_or("-".to_owned(), |wait| format!("{:.2} s", wait.as_secs_f64()))
+            };
+            let all = self.waits.iter().filter(|wait| wait.term == term).count();
+            let used = self.waits.iter().filter(|wait| wait.term == term && !wait.disturbed).count();
+            writeln!(
+                f,
+                "runs again   after {what}: median {}, p99 {}, longest {} ({used} of {all} waits were not disturbed)",
+                of(50),
+                of(99),
+                of(100)
+            )?;
+        }
+        writeln!(
+            f,
+            "read back    {} right; faults for {:.0} s, calm after {:.1} s",
+            self.right,
+            self.chaos.as_secs_f64(),
+            self.calm.as_secs_f64()
+        )?;
+        writeln!(f, "wrong        {}", self.wrong.len())?;
+        self.wrong.iter().take(20).try_for_each(|line| writeln!(f, "  {line}"))
+    }
+}
+
+/// Why a run could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("chaos: {0}")]
+pub struct ChaosError(pub String);
+
+impl<E: std::error::Error> From<&E> for ChaosError {
+    fn from(error: &E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+pub(crate) fn failed(what: &str, why: impl fmt::Display) -> ChaosError {
+    ChaosError(format!("{what}: {why}"))
+}
+
+/// Jobs that clients were told of.
+type Told = Arc<Mutex<Vec<JobId>>>;
+
+/// A cluster and what is being done to it.
+struct Arena {
+    options: ChaosOptions,
+    rng: StdRng,
+    cluster: Cluster,
+    second: Service,
+    files: Files,
+    redis_proxy: Arc<Proxy>,
+    s3_proxy: Arc<Proxy>,
+    watcher: Watcher,
+    state: StateStore,
+    counts: Counts,
+    /// Frozen processes and when they are woken.
+    frozen: Vec<(Instant, i32)>,
+    /// Workers that were asked to stop.
+    leaving: Vec<(Instant, Service)>,
+    /// Addresses of the coordinators, for clients.
+    addresses: Arc<Mutex<Vec<String>>>,
+    told: Told,
+    clients: JoinSet<Result<(), String>>,
+    wrong: Vec<String>,
+}
+
+/// Runs chaos and checks what is left.
+///
+/// # Errors
+/// When servers or processes cannot be started; what the chaos broke is in the report.
+pub async fn run(options: ChaosOptions) -> Result<Report, ChaosError> {
+    let folder = tempfile::Builder::new().prefix("des-chaos-").tempdir().map_err(|e| failed("folder", e))?;
+    let files = Files::write(folder.path(), options.files, options.seed).map_err(|e| failed("files", e))?;
+    let mut arena = Arena::open(options, files).await?;
+    let began = Instant::now();
+    while arena.counts.kills() < arena.options.kills && began.elapsed() < arena.options.at_most {
+        arena.look_around().await?;
+        arena.fault().await?;
+        let pause = arena.rng.random_range(100..1500);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+    let chaos = began.elapsed();
+    let calm = arena.calm_down().await?;
+    arena.report(chaos, calm).await
+}
+
+impl Arena {
+    async fn open(options: ChaosOptions, files: Files) -> Result<Self, ChaosError> {
+        let s3 = SeaweedFs::shared().await.map_err(|e| failed("S3", e))?;
+        let keep = RedisOptions { keep_data: true, ..RedisOptions::default() };
+        let redis = Redis::start_with(keep).await.map_err(|e| failed("Redis", e))?;
+        let redis_proxy = Arc::new(Proxy::start(redis.port()).await.map_err(|e| failed("proxy", e))?);
+        let s3_proxy = Arc::new(Proxy::start(s3.port()).await.map_err(|e| failed("proxy", e))?);
+        let ports = Ports { redis: redis_proxy.port(), s3: s3_proxy.port() };
+        let env = [
+            ("DES_MAX_ATTEMPTS", "100".to_owned()),
+            ("DES_DRAIN_SECONDS", DRAIN.as_secs().to_string()),
+            ("DES_WORKER_SLOTS", "2".to_owned()),
+        ];
+        let layout = ClusterOptions {
+            workers: options.workers,
+            lease: options.lease,
+            source_root: files.root.clone(),
+            max_shard_size: 1 << 20,
+            env: env.map(|(name, value)| (name.to_owned(), value)).into(),
+        };
+        let mut cluster = Cluster::start_through(layout, redis, s3, ports).await.map_err(|e| failed("cluster", e))?;
+        if options.versions {
+            check::keep_versions(&cluster).await?;
+        }
+        let second = cluster.spawn_coordinator().map_err(|e| failed("coordinator", e))?;
+        let state = check::state_of(&cluster).await?;
+        let watcher = Watcher::start(&cluster)?;
+        Ok(Self {
+            rng: StdRng::seed_from_u64(options.seed),
+            options,
+            cluster,
+            second,
+            files,
+            redis_proxy,
+            s3_proxy,
+            watcher,
+            state,
+            counts: Counts::default(),
+            frozen: Vec::new(),
+            leaving: Vec::new(),
+            addresses: Arc::default(),
+            told: Told::default(),
+            clients: JoinSet::new(),
+            wrong: Vec::new(),
+        })
+    }
+
+    /// Keeps clients informed and jobs open, wakes what was frozen long enough, looks after what is stopping.
+    async fn look_around(&mut self) -> Result<(), ChaosError> {
+        self.wake(false);
+        self.see_off();
+        let addresses: Vec<String> = [self.cluster.coordinator.address(), self.second.address()]
+            .into_iter()
+            .flatten()
+            .map(str::to_owned)
+            .collect();
+        *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+        while let Some(ended) = self.clients.try_join_next() {
+            self.note_client(ended);
+        }
+        if self.clients.is_empty() && self.open_jobs().await < OPEN_JOBS {
+            self.submit();
+        }
+        Ok(())
+    }
+
+    fn note_client(&mut self, ended: Result<Result<(), String>, tokio::task::JoinError>) {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => self.wrong.push(why),
+            Err(e) => self.wrong.push(format!("a client ended unexpectedly: {e}")),
+        }
+    }
+
+    fn told(&self) -> Vec<JobId> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Jobs that have not ended, as far as the state store can be asked.
+    async fn open_jobs(&self) -> usize {
+        let mut open = 0;
+        for job in self.told() {
+            open += usize::from(!matches!(self.state.end(job).await, Ok(Some(_))));
+        }
+        open
+    }
+
+    /// Two clients submit the same job at the same moment.
+    fn submit(&mut self) {
+        self.counts.submitted += 1;
+        let number = self.counts.submitted;
+        // The threshold makes the shards of each job its own; no file is so large.
+        let shard_bytes = if number % 2 == 0 { 1 << 20 } else { 24 << 20 };
+        let codec = ["none", "zstd", "lz4"][number as usize % 3];
+        let format = ["v3", "v2"][number as usize / 3 % 2];
+        let query = format!(
+            "name=chaos-{number}&max_shard_size={shard_bytes}&codec={codec}&format={format}&big_file_threshold_bytes={}",
+            10_000_000 + number
+        );
+        let (manifest, addresses) = (self.files.manifest(), Arc::clone(&self.addresses));
+        let told = Arc::clone(&self.told);
+        self.clients.spawn(async move {
+            let (one, two) = tokio::join!(
+                submit_until_accepted(&addresses, 0, &query, &manifest),
+                submit_until_accepted(&addresses, 1, &query, &manifest)
+            );
+            let (one, two) = (one?, two?);
+            told.lock().unwrap_or_else(PoisonError::into_inner).push(one);
+            if one == two { Ok(()) } else { Err(format!("one submission became two jobs: {one} and {two}")) }
+        });
+    }
+
+    /// Wakes what was frozen long enough, or everything.
+    fn wake(&mut self, all: bool) {
+        let now = Instant::now();
+        let (due, later) = self.frozen.drain(..).partition(|(until, _)| all || *until <= now);
+        self.frozen = later;
+        let due: Vec<(Instant, i32)> = due;
+        let services = self.cluster.workers.iter().chain([&self.cluster.coordinator, &self.second]);
+        for service in services.chain(self.leaving.iter().map(|(_, service)| service)) {
+            if due.iter().any(|(_, pid)| *pid == service.pid()) {
+                // It may have died meanwhile.
+                let _gone = service.signal(Signal::SIGCONT);
+            }
+        }
+    }
+
+    /// Whoever was asked to stop ends with 0 within its grace period.
+    fn see_off(&mut self) {
+        let mut still = Vec::new();
+        for (asked, mut service) in std::mem::take(&mut self.leaving) {
+            match service.exit_code() {
+                Ok(Some(0)) => {}
+                Ok(None) if asked.elapsed() < DRAIN + Duration::from_secs(5) => still.push((asked, service)),
+                other => self.wrong.push(format!(
+                    "a worker that was asked to stop {:.1} s ago: {other:?}; {}",
+                    asked.elapsed().as_secs_f64(),
+                    last_lines(&service.log())
+                )),
+            }
+        }
+        self.leaving = still;
+    }
+
+    /// Ends every fault and waits for every job. Returns how long that took.
+    async fn calm_down(&mut self) -> Result<Duration, ChaosError> {
+        let began = Instant::now();
+        for proxy in [&self.redis_proxy, &self.s3_proxy] {
+            proxy.set(Traffic::Pass);
+            proxy.cut();
+        }
+        self.wake(true);
+        loop {
+            self.wake(true);
+            self.see_off();
+            self.look_at_clients().await;
+            if self.clients.is_empty() && self.open_jobs().await == 0 {
+                return Ok(began.elapsed());
+            }
+            if began.elapsed() > PATIENCE {
+                let open = self.open_jobs().await;
+                self.wrong.push(format!("{open} jobs did not end within {PATIENCE:?} of calm"));
+                return Ok(began.elapsed());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn look_at_clients(&mut self) {
+        let addresses: Vec<String> = [self.cluster.coordinator.address(), self.second.address()]
+            .into_iter()
+            .flatten()
+            .map(str::to_owned)
+            .collect();
+        *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+        while let Some(ended) = self.clients.try_join_next() {
+            self.note_client(ended);
+        }
+    }
+
+    async fn report(mut self, chaos: Duration, calm: Duration) -> Result<Report, ChaosError> {
+        let jobs = self.told();
+        let checked = check::check(&self.cluster, &self.state, &jobs, &self.files, &mut self.wrong).await?;
+        let (right, wrong) = crate::story::read_back(&self.cluster.retriever.url, &self.files.files).await;
+        self.wrong.extend(wrong.into_iter().map(|why| format!("read back: {why}")));
+        self.wrong.extend(self.watcher.audits().into_iter().map(|found| format!("audit: {found}")));
+        let republished = self.watcher.republished();
+        let mut checked = Checked { republished: checked.republished + republished.len(), ..checked };
+        checked.shards = checked.shards.max(self.watcher.shards());
+        self.wrong.extend(republished);
+        if self.options.versions {
+            let twice = check::written_twice(&self.cluster).await?;
+            checked.republished += twice.len();
+            self.wrong.extend(twice);
+        }
+        if let Err(e) = crate::story::verify_zones(&self.cluster).await {
+            self.wrong.push(e.to_string());
+        }
+        Ok(Report { counts: self.counts, checked, waits: self.watcher.waits(), right, wrong: self.wrong, chaos, calm })
+    }
+}
+
+fn last_lines(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().rev().take(3).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+}
+
+/// Submits until somebody says that it is accepted.
+async fn submit_until_accepted(
+    addresses: &Mutex<Vec<String>>,
+    client: usize,
+    query: &str,
+    manifest: &str,
+) -> Result<JobId, String> {
+    let http = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().map_err(|e| e.to_string())?;
+    let began = Instant::now();
+    let mut last = "nobody was there".to_owned();
+    let mut tries = client;
+    while began.elapsed() < PATIENCE * 2 {
+        let chosen = {
+            let known = addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            known.get(tries % known.len().max(1)).cloned()
+        };
+        tries += 1;
+        if let Some(url) = chosen {
+            let request = http.post(format!("{url}/v1/jobs?{query}"));
+            let request = request.header("content-type", "application/x-ndjson").body(manifest.to_owned());
+            match request.send().await {
+                Ok(answer) if answer.status().is_success() => {
+                    let body: Result<serde_json::Value, _> = answer.json().await;
+                    let id = body.ok().and_then(|body| body["id"].as_str()?.parse().ok());
+                    if let Some(id) = id {
+                        return Ok(id);
+                    }
+                }
+                Ok(answer) if answer.status().is_client_error() => {
+                    return Err(format!("a submission was refused: {}", answer.text().await.unwrap_or_default()));
+                }
+                Ok(answer) => last = answer.status().to_string(),
+                Err(e) => last = e.to_string(),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Err(format!("a submission was never accepted: {last}"))
+}
