@@ -3,6 +3,7 @@
 //! Order of writes: the part, then its mark, then the queue's record. So a record never names what is not there, and
 //! what the record does not name is simply done again: at most the parts in flight.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -34,6 +35,7 @@ pub(crate) struct LeaseHooks {
     pub(crate) lease: Arc<LeaseGuard>,
     pub(crate) metrics: WorkerMetrics,
     writers: Mutex<Vec<(FencingToken, u32)>>,
+    marked: AtomicBool,
 }
 
 impl LeaseHooks {
@@ -45,7 +47,12 @@ impl LeaseHooks {
         metrics: WorkerMetrics,
         writers: Vec<(FencingToken, u32)>,
     ) -> Self {
-        Self { state, queue, lease, metrics, writers: Mutex::new(writers) }
+        Self { state, queue, lease, metrics, writers: Mutex::new(writers), marked: AtomicBool::new(false) }
+    }
+
+    /// Whether a mark was written.
+    pub(crate) fn marked(&self) -> bool {
+        self.marked.load(Ordering::Relaxed)
     }
 
     /// Forgets the holders of earlier parts: the upload begins again.
@@ -71,6 +78,7 @@ impl PackHooks for LeaseHooks {
 
     async fn part_uploaded(&self, mark: &PartMark) -> Result<bool, PackError> {
         let (task, token) = (self.lease.task, self.lease.token);
+        self.marked.store(true, Ordering::Relaxed);
         write_mark(&self.state, task, token, mark).await?;
         let checkpoint = Checkpoint {
             upload_id: mark.upload_id.clone(),

@@ -39,11 +39,13 @@ pub(crate) async fn execute(context: &TaskContext, lease: &Lease, guard: &Arc<Le
     if guard.hand_back.is_cancelled() {
         return Err(PackError::Draining);
     }
-    if let Some(receipt) = context.state.receipt(lease.task).await? {
+    // Asked for at the same time: a far store takes as long for one as for both.
+    let (known, segment) = tokio::join!(context.state.receipt(lease.task), context.state.segment(lease.task));
+    if let Some(receipt) = known? {
         tracing::info!("the task was finished before; its receipt is committed");
         return settle(context, guard, &receipt).await;
     }
-    let segment = Arc::new(context.state.segment(lease.task).await?);
+    let segment = Arc::new(segment?);
     let zone = zone_of(context, &segment)?;
     let (store, limits) = (zone.store.clone(), context.limits.clone());
     let mut job = PackJob::task(Arc::clone(&segment), store, limits, guard.hand_back.clone());
@@ -51,7 +53,7 @@ pub(crate) async fn execute(context: &TaskContext, lease: &Lease, guard: &Arc<Le
     if let Some(record) = &lease.checkpoint {
         job.vitals.opened(&job.store, &job.key, &record.upload_id, true);
     }
-    let packed = pack(context, lease, guard, &job).await?;
+    let (packed, marked) = pack(context, lease, guard, &job).await?;
     let receipt = receipt(context, lease, &segment, zone, &packed);
     let winner = match context.state.finish_task(&receipt, &packed.failed_files(&segment)).await? {
         Created::Ours => receipt,
@@ -59,7 +61,9 @@ pub(crate) async fn execute(context: &TaskContext, lease: &Lease, guard: &Arc<Le
     };
     settle(context, guard, &winner).await?;
     context.metrics.shard_committed(&packed);
-    checkpoint::remove(&context.state, lease.task).await;
+    if marked {
+        checkpoint::remove(&context.state, lease.task).await;
+    }
     tracing::info!(
         key = packed.object.as_ref().map(|object| object.key.as_str()),
         packed = winner.totals.files_packed,
@@ -80,13 +84,13 @@ fn zone_of<'a>(context: &'a TaskContext, segment: &Segment) -> Result<&'a Zone, 
     context.zones.zone_for(segment.slot.index).map_err(|e| PackError::Setup(e.to_string()))
 }
 
-/// Packs from the last checkpoint; from the start where that cannot be continued.
+/// Packs from the last checkpoint; from the start where that cannot be continued. Also says whether there may be marks.
 async fn pack(
     context: &TaskContext,
     lease: &Lease,
     guard: &Arc<LeaseGuard>,
     job: &PackJob,
-) -> Result<Packed, PackError> {
+) -> Result<(Packed, bool), PackError> {
     let (state, queue) = (context.state.clone(), context.queue.clone());
     let (mut marks, writers) = match resume(context, lease, job).await {
         Err(e) if e.advice() == Advice::BeginAgain => {
@@ -104,7 +108,10 @@ async fn pack(
                 hooks.begin_again();
                 round += 1;
             }
-            other => return other,
+            other => {
+                let marked = hooks.marked() || lease.checkpoint.is_some() || lease.attempt > 1;
+                return Ok((other?, marked));
+            }
         }
     }
 }

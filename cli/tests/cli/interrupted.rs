@@ -57,6 +57,11 @@ impl Corpus {
                 command.args(["--json", "pack", text(&self.manifest), "--codec", "none", "--jobs", "2"]);
                 command
             }
+            Way::People => {
+                let mut command = des_command();
+                command.args(["pack", text(&self.manifest), "--codec", "none", "--jobs", "2"]);
+                command
+            }
             Way::Bare => {
                 let mut command = des_pack_command();
                 command.args(["--input-json", text(&self.manifest)]);
@@ -79,6 +84,8 @@ fn entry(n: u64, size: u64, source: &str) -> Value {
 enum Way {
     /// `des pack`: names by digest, version 3.
     Digest,
+    /// The same, as people read it.
+    People,
     /// `des-pack`: bare names, version 2.
     Bare,
 }
@@ -178,7 +185,7 @@ fn killed_again_and_again(way: Way) {
             let counted = &result["shards"];
             assert_eq!(counted["written"].as_u64().unwrap() + counted["already_there"].as_u64().unwrap(), 3);
         }
-        Way::Bare => {
+        Way::Bare | Way::People => {
             let usual = String::from_utf8_lossy(&first.stdout).replace(text(&whole), text(&out));
             assert_eq!(shown, usual, "scripts read the same lines");
         }
@@ -219,13 +226,14 @@ fn ctrl_c_keeps_what_is_done_and_says_so() {
     let ended = finish(child);
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert_eq!(ended.status.code(), Some(130), "{said}");
-    assert!(said.contains("what is done so far is kept; the same command goes on where this one was"), "{said}");
+    assert!(said.contains("interrupted; what is done so far is kept"), "{said}");
+    assert!(said.contains("run the same command again: it goes on where this one was"), "{said}");
     check_visible(&out, &objects(&whole));
     let (lines, marks) = state(&out).expect("its state is kept");
     let uploads = names(&out.join(".uploads"));
     assert_eq!(uploads.len(), continuable(&lines, &marks).len(), "only uploads that can be continued: {uploads:?}");
 
-    let again = finish(corpus.command(Way::Digest, &out).spawn().expect("it starts"));
+    let again = finish(corpus.command(Way::People, &out).spawn().expect("it starts"));
     let said = String::from_utf8_lossy(&again.stderr).into_owned();
     assert_eq!(again.status.code(), Some(3), "{said}");
     assert!(said.contains("an earlier run of the same was interrupted; going on where it was"), "{said}");
