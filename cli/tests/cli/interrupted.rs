@@ -150,7 +150,28 @@ fn killed_again_and_again(way: Way) {
     assert_eq!(expected.len(), 3);
     assert_eq!(names(&whole), expected.keys().cloned().collect::<Vec<_>>(), "nothing else stays behind");
 
-    let (out, dice, mut kills) = (corpus.out("killed"), Dice::seeded(way as u64), 0);
+    let dice = Dice::seeded(way as u64);
+    let mut kills = 0;
+    // A run that is quick this time is killed less often.
+    for attempt in 0..10 {
+        kills += killed_until_it_ends(&corpus, way, (&whole, &first), (attempt, took, &dice));
+        if kills >= 6 {
+            break;
+        }
+    }
+    assert!(kills >= 6, "only {kills} kills");
+    eprintln!("{way:?}: {kills} kills, uninterrupted {took:?}");
+}
+
+/// One output folder: killed at random moments until a run comes through. Returns how often it was killed.
+fn killed_until_it_ends(
+    corpus: &Corpus,
+    way: Way,
+    (whole, first): (&Path, &Output),
+    (attempt, took, dice): (u32, Duration, &Dice),
+) -> u32 {
+    let expected = objects(whole);
+    let (out, mut kills) = (corpus.out(&format!("killed-{attempt}")), 0);
     let last = loop {
         let before = (inodes(&out), state(&out));
         let mut child = corpus.command(way, &out).spawn().expect("it starts");
@@ -173,10 +194,9 @@ fn killed_again_and_again(way: Way) {
             }
         }
     };
-    assert!(kills >= 3, "only {kills} kills");
     assert_eq!(last.status.code(), Some(3), "{}", String::from_utf8_lossy(&last.stderr));
     assert!(objects(&out) == expected, "the same names and bytes as without an interruption");
-    assert_eq!(names(&out), names(&whole), "nothing stays behind after {kills} kills");
+    assert_eq!(names(&out), names(whole), "nothing stays behind after {kills} kills");
     let shown = String::from_utf8_lossy(&last.stdout).into_owned();
     match way {
         Way::Digest => {
@@ -186,11 +206,11 @@ fn killed_again_and_again(way: Way) {
             assert_eq!(counted["written"].as_u64().unwrap() + counted["already_there"].as_u64().unwrap(), 3);
         }
         Way::Bare | Way::People => {
-            let usual = String::from_utf8_lossy(&first.stdout).replace(text(&whole), text(&out));
+            let usual = String::from_utf8_lossy(&first.stdout).replace(text(whole), text(&out));
             assert_eq!(shown, usual, "scripts read the same lines");
         }
     }
-    eprintln!("{way:?}: {kills} kills, uninterrupted {took:?}");
+    kills
 }
 
 #[test]
