@@ -1,1 +1,3 @@
 //! Benchmarks and measurements behind docs/benchmarks.md.
+
+pub mod latency;

@@ -53,6 +53,9 @@ pub(crate) enum CliError {
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,
+    /// Ctrl-C, and the same command again goes on.
+    #[error("interrupted; what is done so far is kept")]
+    InterruptedKept,
     /// Standard output was closed by its reader.
     #[error("the output was closed")]
     PipeClosed,
@@ -92,6 +95,7 @@ impl CliError {
     pub(crate) fn hint_text(&self) -> Option<&str> {
         match self {
             Self::Usage { hint, .. } | Self::Failed { hint, .. } => hint.as_deref(),
+            Self::InterruptedKept => Some("run the same command again: it goes on where this one was"),
             Self::Interrupted | Self::PipeClosed => None,
         }
     }
@@ -101,7 +105,7 @@ impl CliError {
         match self {
             Self::Usage { .. } => Exit::Usage,
             Self::Failed { .. } => Exit::Failed,
-            Self::Interrupted => Exit::Interrupted,
+            Self::Interrupted | Self::InterruptedKept => Exit::Interrupted,
             Self::PipeClosed => Exit::PipeClosed,
         }
     }

@@ -119,6 +119,12 @@ pub fn checkpoint_part(task: TaskId, token: FencingToken, part: u32) -> String {
     format!("{}{token}-{part:05}.bin", checkpoint_prefix(task))
 }
 
+/// The holder and the part that a mark's key names.
+pub fn part_of_checkpoint(key: &str) -> Option<(FencingToken, u32)> {
+    let (token, part) = key.rsplit('/').next()?.strip_suffix(".bin")?.split_once('-')?;
+    Some((FencingToken(token.parse().ok()?), part.parse().ok()?))
+}
+
 /// The proof that a task is finished.
 pub fn receipt(task: TaskId) -> String {
     format!("{}{:08}.json", receipt_prefix(task.job), task.number)

@@ -122,6 +122,7 @@ impl Target<'_> {
         let mut tries = 0;
         loop {
             tries += 1;
+            self.vitals.opening(key);
             let id = self.store.create_upload(key, &BTreeMap::new()).await?;
             // From here on it is known to whoever drops this pack.
             self.vitals.opened(self.store, key, &id, false);

@@ -3,12 +3,13 @@
 //! Order of writes: the part, then its mark, then the queue's record. So a record never names what is not there, and
 //! what the record does not name is simply done again: at most the parts in flight.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use des_shared::ids::{FencingToken, TaskId};
 use des_shared::layout;
-use des_shared::queue::{Checkpoint, QueueError, SharedQueue};
+use des_shared::queue::{Checkpoint, Lease, QueueError, SharedQueue};
 use des_shared::segment::SegmentDigest;
 use des_shared::state::StateStore;
 use des_shared::store::{PartTag, SharedStore, StoreErrorKind, list_all};
@@ -34,6 +35,7 @@ pub(crate) struct LeaseHooks {
     pub(crate) lease: Arc<LeaseGuard>,
     pub(crate) metrics: WorkerMetrics,
     writers: Mutex<Vec<(FencingToken, u32)>>,
+    marked: AtomicBool,
 }
 
 impl LeaseHooks {
@@ -45,7 +47,12 @@ impl LeaseHooks {
         metrics: WorkerMetrics,
         writers: Vec<(FencingToken, u32)>,
     ) -> Self {
-        Self { state, queue, lease, metrics, writers: Mutex::new(writers) }
+        Self { state, queue, lease, metrics, writers: Mutex::new(writers), marked: AtomicBool::new(false) }
+    }
+
+    /// Whether a mark was written.
+    pub(crate) fn marked(&self) -> bool {
+        self.marked.load(Ordering::Relaxed)
     }
 
     /// Forgets the holders of earlier parts: the upload begins again.
@@ -71,6 +78,7 @@ impl PackHooks for LeaseHooks {
 
     async fn part_uploaded(&self, mark: &PartMark) -> Result<bool, PackError> {
         let (task, token) = (self.lease.task, self.lease.token);
+        self.marked.store(true, Ordering::Relaxed);
         write_mark(&self.state, task, token, mark).await?;
         let checkpoint = Checkpoint {
             upload_id: mark.upload_id.clone(),
@@ -104,6 +112,55 @@ impl PackHooks for LeaseHooks {
 async fn write_mark(state: &StateStore, task: TaskId, token: FencingToken, mark: &PartMark) -> Result<(), PackError> {
     state.write_bytes(&layout::checkpoint_part(task, token, mark.tag.number), mark.encode().into()).await?;
     Ok(())
+}
+
+/// The marks of a task whose lease names no checkpoint.
+pub(crate) async fn listed(state: &StateStore, lease: &Lease) -> Result<Vec<String>, PackError> {
+    if lease.checkpoint.is_some() {
+        return Ok(Vec::new());
+    }
+    let marks = list_all(state.objects().clone(), layout::checkpoint_prefix(lease.task));
+    Ok(marks.map_ok(|object| object.key).try_collect().await?)
+}
+
+/// Puts the checkpoint together that the queue has lost, from the marks of the newest holder's upload. Nothing in it is
+/// trusted yet: [`load`] compares it with the store. `None` when there are no marks of use.
+pub(crate) async fn recover(state: &StateStore, names: Vec<String>) -> Result<Option<Checkpoint>, PackError> {
+    let mut named = Vec::with_capacity(names.len());
+    for name in names {
+        named.extend(layout::part_of_checkpoint(&name).map(|(token, _)| (token, name)));
+    }
+    let read = stream::iter(named).map(|(token, name)| async move {
+        let bytes = state.read_bytes(&name).await?;
+        // What is damaged or gone is as if it had never been written.
+        Ok::<_, PackError>(bytes.and_then(|bytes| PartMark::decode(&bytes).ok()).map(|mark| (token, mark)))
+    });
+    let marks: Vec<Option<(FencingToken, PartMark)>> = read.buffered(AT_ONCE).try_collect().await?;
+    let mut marks: Vec<_> = marks.into_iter().flatten().collect();
+    marks.sort_by_key(|(token, mark)| (*token, mark.tag.number));
+    let Some(upload_id) = marks.last().map(|(_, mark)| mark.upload_id.clone()) else { return Ok(None) };
+    marks.retain(|(_, mark)| mark.upload_id == upload_id);
+    let mut writers: Vec<(FencingToken, u32)> = Vec::new();
+    let mut last = None;
+    for number in 1.. {
+        // Of two marks of one part the later holder's counts: it has replaced the part.
+        let Some((token, mark)) = marks.iter().rev().find(|(_, mark)| mark.tag.number == number) else { break };
+        match writers.last_mut() {
+            Some((before, part)) if before == token => *part = number,
+            _ => writers.push((*token, number)),
+        }
+        last = Some(mark);
+    }
+    Ok(last.map(|last| Checkpoint {
+        upload_id,
+        parts: last.tag.number,
+        writers,
+        next_file: last.next_file,
+        offset: last.offset,
+        files_packed: last.progress.files_packed,
+        files_failed: last.progress.files_failed,
+        source_bytes: last.progress.source_bytes,
+    }))
 }
 
 /// Reads the marks that a checkpoint counts and compares them with each other and with the parts in the store.

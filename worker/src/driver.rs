@@ -24,6 +24,8 @@ use crate::leases::{LeaseGuard, Leases, StopReason};
 const IDLE_WAIT: Duration = Duration::from_secs(5);
 /// The longest wait after a claim that failed.
 const MAX_CLAIM_PAUSE: Duration = Duration::from_secs(5);
+/// How long a task may take to reach its next part once it is asked to stop there.
+const HAND_BACK_WITHIN: Duration = Duration::from_millis(700);
 /// The longest pause between two rounds of the queue's housekeeping by a worker; a coordinator does it more often.
 const TICK_PAUSE: Duration = Duration::from_secs(3);
 /// Expired leases and due retries handled by one round of housekeeping.
@@ -198,6 +200,7 @@ async fn supervise(context: &TaskContext, lease: &Lease, guard: Arc<LeaseGuard>,
         tokio::select! {
             biased;
             why = guard.stopped() => Err(stopped(lease, why)),
+            () = overdue(&guard.hand_back) => Err(PackError::Draining),
             () = force.cancelled() => Err(PackError::Draining),
             ended = work => ended.unwrap_or_else(|panic| Err(PackError::Panicked(words(panic.as_ref())))),
         }
@@ -224,6 +227,13 @@ async fn supervise(context: &TaskContext, lease: &Lease, guard: Arc<LeaseGuard>,
         }
         Some(_) => guard.vitals.drop_uploads(false).await,
     }
+}
+
+/// Returns when a task that was asked to stop at its next part has had its time: a store that is slow or does not answer
+/// must not keep the task from its next holder. What is dropped then is at most the part under way.
+async fn overdue(hand_back: &CancellationToken) {
+    hand_back.cancelled().await;
+    tokio::time::sleep(HAND_BACK_WITHIN).await;
 }
 
 fn stopped(lease: &Lease, why: StopReason) -> PackError {

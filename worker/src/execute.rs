@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use des_shared::clock::{Clock, Dice};
-use des_shared::queue::{Lease, SharedQueue, TaskState};
+use des_shared::queue::{Checkpoint, Lease, SharedQueue, TaskState};
 use des_shared::receipt::{PublishedShard, Receipt};
 use des_shared::retry::{RetryPolicy, retry};
 use des_shared::segment::Segment;
@@ -39,19 +39,30 @@ pub(crate) async fn execute(context: &TaskContext, lease: &Lease, guard: &Arc<Le
     if guard.hand_back.is_cancelled() {
         return Err(PackError::Draining);
     }
-    if let Some(receipt) = context.state.receipt(lease.task).await? {
+    // Asked for at the same time: a far store takes as long for one as for both.
+    let (known, segment, marks) = tokio::join!(
+        context.state.receipt(lease.task),
+        context.state.segment(lease.task),
+        checkpoint::listed(&context.state, lease)
+    );
+    if let Some(receipt) = known? {
         tracing::info!("the task was finished before; its receipt is committed");
         return settle(context, guard, &receipt).await;
     }
-    let segment = Arc::new(context.state.segment(lease.task).await?);
+    let segment = Arc::new(segment?);
     let zone = zone_of(context, &segment)?;
     let (store, limits) = (zone.store.clone(), context.limits.clone());
     let mut job = PackJob::task(Arc::clone(&segment), store, limits, guard.hand_back.clone());
     job.vitals = guard.vitals.clone();
-    if let Some(record) = &lease.checkpoint {
+    let record = match &lease.checkpoint {
+        Some(record) => Some(record.clone()),
+        // The queue may have lost it: the marks are enough to put it together again.
+        None => checkpoint::recover(&context.state, marks?).await?,
+    };
+    if let Some(record) = &record {
         job.vitals.opened(&job.store, &job.key, &record.upload_id, true);
     }
-    let packed = pack(context, lease, guard, &job).await?;
+    let (packed, marked) = pack(context, (lease, record.as_ref()), guard, &job).await?;
     let receipt = receipt(context, lease, &segment, zone, &packed);
     let winner = match context.state.finish_task(&receipt, &packed.failed_files(&segment)).await? {
         Created::Ours => receipt,
@@ -59,7 +70,9 @@ pub(crate) async fn execute(context: &TaskContext, lease: &Lease, guard: &Arc<Le
     };
     settle(context, guard, &winner).await?;
     context.metrics.shard_committed(&packed);
-    checkpoint::remove(&context.state, lease.task).await;
+    if marked {
+        checkpoint::remove(&context.state, lease.task).await;
+    }
     tracing::info!(
         key = packed.object.as_ref().map(|object| object.key.as_str()),
         packed = winner.totals.files_packed,
@@ -80,17 +93,17 @@ fn zone_of<'a>(context: &'a TaskContext, segment: &Segment) -> Result<&'a Zone, 
     context.zones.zone_for(segment.slot.index).map_err(|e| PackError::Setup(e.to_string()))
 }
 
-/// Packs from the last checkpoint; from the start where that cannot be continued.
+/// Packs from the last checkpoint; from the start where that cannot be continued. Also says whether there may be marks.
 async fn pack(
     context: &TaskContext,
-    lease: &Lease,
+    (lease, record): (&Lease, Option<&Checkpoint>),
     guard: &Arc<LeaseGuard>,
     job: &PackJob,
-) -> Result<Packed, PackError> {
+) -> Result<(Packed, bool), PackError> {
     let (state, queue) = (context.state.clone(), context.queue.clone());
-    let (mut marks, writers) = match resume(context, lease, job).await {
+    let (mut marks, writers) = match resume(context, (lease, record), job).await {
         Err(e) if e.advice() == Advice::BeginAgain => {
-            begin_again(context, lease, job, &e).await?;
+            begin_again(context, (lease, record), job, &e).await?;
             (Vec::new(), Vec::new())
         }
         other => other?,
@@ -100,19 +113,25 @@ async fn pack(
     loop {
         match pack_segment(job, std::mem::take(&mut marks), Arc::clone(&context.sources), &hooks).await {
             Err(e) if e.advice() == Advice::BeginAgain && round < ROUNDS => {
-                begin_again(context, lease, job, &e).await?;
+                begin_again(context, (lease, record), job, &e).await?;
                 hooks.begin_again();
                 round += 1;
             }
-            other => return other,
+            other => {
+                return Ok((other?, record.is_some() || hooks.marked()));
+            }
         }
     }
 }
 
 type Resumed = (Vec<PartMark>, Vec<(des_shared::ids::FencingToken, u32)>);
 
-async fn resume(context: &TaskContext, lease: &Lease, job: &PackJob) -> Result<Resumed, PackError> {
-    let Some(record) = &lease.checkpoint else { return Ok((Vec::new(), Vec::new())) };
+async fn resume(
+    context: &TaskContext,
+    (lease, record): (&Lease, Option<&Checkpoint>),
+    job: &PackJob,
+) -> Result<Resumed, PackError> {
+    let Some(record) = record else { return Ok((Vec::new(), Vec::new())) };
     let identity = (lease.task, job.segment.digest());
     let marks = checkpoint::load(&context.state, (&job.store, &job.key), identity, record).await?;
     let writers = checkpoint::settle_writers(&context.state, (lease.task, lease.token), record, &marks).await?;
@@ -120,10 +139,15 @@ async fn resume(context: &TaskContext, lease: &Lease, job: &PackJob) -> Result<R
     Ok((marks, writers))
 }
 
-async fn begin_again(context: &TaskContext, lease: &Lease, job: &PackJob, why: &PackError) -> Result<(), PackError> {
+async fn begin_again(
+    context: &TaskContext,
+    (lease, record): (&Lease, Option<&Checkpoint>),
+    job: &PackJob,
+    why: &PackError,
+) -> Result<(), PackError> {
     tracing::warn!("the task begins again: {why}");
     context.queue.drop_checkpoint(lease.task, lease.token).await?;
-    if let Some(record) = &lease.checkpoint {
+    if let Some(record) = record {
         checkpoint::abort(&job.store, &job.key, record).await;
         job.vitals.closed(&job.key, &record.upload_id);
     }

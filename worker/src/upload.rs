@@ -61,6 +61,7 @@ impl<T> Upload<T> {
         let id = match &self.id {
             Some(id) => id.clone(),
             None => {
+                self.vitals.opening(&self.key);
                 let id = self.store.create_upload(&self.key, &self.metadata).await?;
                 self.vitals.opened(&self.store, &self.key, &id, false);
                 self.id = Some(id.clone());

@@ -23,8 +23,8 @@ pub struct Vitals {
     shared: Arc<Shared>,
 }
 
-/// Hears the key and id of every upload that begins.
-type Note = Box<dyn Fn(&str, &str) + Send + Sync>;
+/// Hears the key of every upload that is about to begin.
+type Note = Box<dyn Fn(&str) + Send + Sync>;
 
 #[derive(Default)]
 struct Shared {
@@ -51,8 +51,8 @@ struct Open {
 }
 
 impl Vitals {
-    /// Vitals that also say the key and id of every upload as it begins, so that its owner can find it after a crash.
-    pub fn noting(note: impl Fn(&str, &str) + Send + Sync + 'static) -> Self {
+    /// Vitals that also say the key of every upload before it begins, so that its owner can find it after a crash.
+    pub fn noting(note: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self { shared: Arc::new(Shared { note: Some(Box::new(note)), ..Shared::default() }) }
     }
 
@@ -84,11 +84,15 @@ impl Vitals {
         AbortOnDropHandle::new(self.shared.tasks.spawn(part))
     }
 
+    /// An upload is about to begin.
+    pub(crate) fn opening(&self, key: &str) {
+        if let Some(note) = &self.shared.note {
+            note(key);
+        }
+    }
+
     /// An upload has begun, or one that was begun before is known.
     pub(crate) fn opened(&self, store: &SharedStore, key: &str, id: &str, kept: bool) {
-        if let Some(note) = self.shared.note.as_ref().filter(|_| !kept) {
-            note(key, id);
-        }
         let open = Open { store: store.clone(), kept };
         self.open().entry((key.to_owned(), id.to_owned())).or_insert(open).kept |= kept;
     }

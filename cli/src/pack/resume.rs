@@ -39,8 +39,8 @@ enum Line {
     Run { sequence: u64 },
     /// The first number given to a shard of a slot, where names are bare.
     Slot { slot: String, first: u32 },
-    /// An upload was begun.
-    Upload { key: String, id: String },
+    /// An upload of this key is about to begin.
+    Upload { key: String },
     /// A planned shard is finished.
     Done(Done),
 }
@@ -67,7 +67,7 @@ pub(super) struct Done {
 struct Before {
     sequence: Option<u64>,
     slots: BTreeMap<String, u32>,
-    uploads: BTreeSet<(String, String)>,
+    uploads: BTreeSet<String>,
     done: HashMap<usize, Done>,
 }
 
@@ -135,9 +135,9 @@ impl Resume {
         self.append(&Line::Slot { slot: slot.to_owned(), first })
     }
 
-    /// An upload was begun. When this cannot be written down, the upload may stay behind after a crash, no more.
-    pub(super) fn upload_begun(&self, key: &str, id: &str) {
-        if let Err(e) = self.append(&Line::Upload { key: key.to_owned(), id: id.to_owned() }) {
+    /// An upload is about to begin. When this cannot be written down, the upload may stay behind after a crash, no more.
+    pub(super) fn upload_begins(&self, key: &str) {
+        if let Err(e) = self.append(&Line::Upload { key: key.to_owned() }) {
             tracing::warn!("{e}");
         }
     }
@@ -182,9 +182,15 @@ impl Resume {
     /// # Errors
     /// When the folder fails.
     pub(super) async fn drop_orphans(&self, store: &SharedStore) -> Result<(), CliError> {
+        if self.before.uploads.is_empty() {
+            return Ok(());
+        }
         let continued = self.continued().map_err(|e| self.failed(&e))?;
-        for (key, id) in self.before.uploads.iter().filter(|(_, id)| !continued.contains(id)) {
-            store.abort_upload(key, id).await?;
+        for upload in store.list_uploads("", usize::MAX).await? {
+            let ours = self.before.uploads.contains(&upload.key) && upload.started_ms < self.began_ms;
+            if ours && !continued.contains(&upload.upload_id) {
+                store.abort_upload(&upload.key, &upload.upload_id).await?;
+            }
         }
         Ok(())
     }
@@ -262,7 +268,7 @@ impl Before {
             match serde_json::from_slice(line) {
                 Ok(Line::Run { sequence }) => before.sequence = Some(sequence),
                 Ok(Line::Slot { slot, first }) => drop(before.slots.entry(slot).or_insert(first)),
-                Ok(Line::Upload { key, id }) => drop(before.uploads.insert((key, id))),
+                Ok(Line::Upload { key }) => drop(before.uploads.insert(key)),
                 Ok(Line::Done(done)) => drop(before.done.insert(done.at, done)),
                 Err(_) => {}
             }

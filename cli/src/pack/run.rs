@@ -107,17 +107,17 @@ pub(super) async fn run(request: Request, save_failures: Option<PathBuf>, screen
         (Err(_), Err(error)) => return Err(error),
         (Err(error), Ok(_)) => return Err(error),
     };
-    let Run { resume: shared, failures, .. } = run;
-    drop(shared);
+    let Run { resume: shared, numbers, failures, .. } = run;
+    drop((shared, numbers));
     let state = resume.and_then(Arc::into_inner);
     let kept = match state {
         Some(state) => state.end(&store, shards.is_ok()).await?,
         None => false,
     };
-    if kept {
-        screen.note("what is done so far is kept; the same command goes on where this one was");
-    }
-    let shards = shards?;
+    let shards = match shards {
+        Err(CliError::Interrupted) if kept => return Err(CliError::InterruptedKept),
+        shards => shards?,
+    };
     let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(Outcome { shards, accepted: planned.0 + before, skipped, failures, took })
 }

@@ -62,7 +62,7 @@ impl Run {
             None => (layout::shard_key(segment), WhenTaken::Adopt),
         };
         let vitals = match self.resume.clone() {
-            Some(resume) => Vitals::noting(move |key, id| resume.upload_begun(key, id)),
+            Some(resume) => Vitals::noting(move |key| resume.upload_begins(key)),
             None => Vitals::default(),
         };
         PackJob {

@@ -57,6 +57,11 @@ impl Corpus {
                 command.args(["--json", "pack", text(&self.manifest), "--codec", "none", "--jobs", "2"]);
                 command
             }
+            Way::People => {
+                let mut command = des_command();
+                command.args(["pack", text(&self.manifest), "--codec", "none", "--jobs", "2"]);
+                command
+            }
             Way::Bare => {
                 let mut command = des_pack_command();
                 command.args(["--input-json", text(&self.manifest)]);
@@ -79,6 +84,8 @@ fn entry(n: u64, size: u64, source: &str) -> Value {
 enum Way {
     /// `des pack`: names by digest, version 3.
     Digest,
+    /// The same, as people read it.
+    People,
     /// `des-pack`: bare names, version 2.
     Bare,
 }
@@ -143,7 +150,28 @@ fn killed_again_and_again(way: Way) {
     assert_eq!(expected.len(), 3);
     assert_eq!(names(&whole), expected.keys().cloned().collect::<Vec<_>>(), "nothing else stays behind");
 
-    let (out, dice, mut kills) = (corpus.out("killed"), Dice::seeded(way as u64), 0);
+    let dice = Dice::seeded(way as u64);
+    let mut kills = 0;
+    // A run that is quick this time is killed less often.
+    for attempt in 0..10 {
+        kills += killed_until_it_ends(&corpus, way, (&whole, &first), (attempt, took, &dice));
+        if kills >= 6 {
+            break;
+        }
+    }
+    assert!(kills >= 6, "only {kills} kills");
+    eprintln!("{way:?}: {kills} kills, uninterrupted {took:?}");
+}
+
+/// One output folder: killed at random moments until a run comes through. Returns how often it was killed.
+fn killed_until_it_ends(
+    corpus: &Corpus,
+    way: Way,
+    (whole, first): (&Path, &Output),
+    (attempt, took, dice): (u32, Duration, &Dice),
+) -> u32 {
+    let expected = objects(whole);
+    let (out, mut kills) = (corpus.out(&format!("killed-{attempt}")), 0);
     let last = loop {
         let before = (inodes(&out), state(&out));
         let mut child = corpus.command(way, &out).spawn().expect("it starts");
@@ -166,10 +194,9 @@ fn killed_again_and_again(way: Way) {
             }
         }
     };
-    assert!(kills >= 3, "only {kills} kills");
     assert_eq!(last.status.code(), Some(3), "{}", String::from_utf8_lossy(&last.stderr));
     assert!(objects(&out) == expected, "the same names and bytes as without an interruption");
-    assert_eq!(names(&out), names(&whole), "nothing stays behind after {kills} kills");
+    assert_eq!(names(&out), names(whole), "nothing stays behind after {kills} kills");
     let shown = String::from_utf8_lossy(&last.stdout).into_owned();
     match way {
         Way::Digest => {
@@ -178,12 +205,12 @@ fn killed_again_and_again(way: Way) {
             let counted = &result["shards"];
             assert_eq!(counted["written"].as_u64().unwrap() + counted["already_there"].as_u64().unwrap(), 3);
         }
-        Way::Bare => {
-            let usual = String::from_utf8_lossy(&first.stdout).replace(text(&whole), text(&out));
+        Way::Bare | Way::People => {
+            let usual = String::from_utf8_lossy(&first.stdout).replace(text(whole), text(&out));
             assert_eq!(shown, usual, "scripts read the same lines");
         }
     }
-    eprintln!("{way:?}: {kills} kills, uninterrupted {took:?}");
+    kills
 }
 
 #[test]
@@ -219,13 +246,14 @@ fn ctrl_c_keeps_what_is_done_and_says_so() {
     let ended = finish(child);
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert_eq!(ended.status.code(), Some(130), "{said}");
-    assert!(said.contains("what is done so far is kept; the same command goes on where this one was"), "{said}");
+    assert!(said.contains("interrupted; what is done so far is kept"), "{said}");
+    assert!(said.contains("run the same command again: it goes on where this one was"), "{said}");
     check_visible(&out, &objects(&whole));
     let (lines, marks) = state(&out).expect("its state is kept");
     let uploads = names(&out.join(".uploads"));
     assert_eq!(uploads.len(), continuable(&lines, &marks).len(), "only uploads that can be continued: {uploads:?}");
 
-    let again = finish(corpus.command(Way::Digest, &out).spawn().expect("it starts"));
+    let again = finish(corpus.command(Way::People, &out).spawn().expect("it starts"));
     let said = String::from_utf8_lossy(&again.stderr).into_owned();
     assert_eq!(again.status.code(), Some(3), "{said}");
     assert!(said.contains("an earlier run of the same was interrupted; going on where it was"), "{said}");

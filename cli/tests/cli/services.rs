@@ -1,11 +1,14 @@
 //! `des dev` with `submit`, `jobs`, `status` and `get` around it, and `des demo`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use crate::support::{Dev, corpus, des, file, text};
+use crate::support::{Dev, corpus, des, file, names, text};
 use des_shared::shard::hex32;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -221,4 +224,63 @@ fn the_demo_wants_a_folder_with_files() {
     des(&["demo", text(dir.path())]).code(1);
     des(&["demo", "/no/such/folder"]).code(1);
     crate::support::des_in(dir.path(), &[], &["demo"]).code(2);
+}
+
+/// Every file below a folder.
+fn below(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    entries.flat_map(|entry| if entry.path().is_dir() { below(&entry.path()) } else { vec![entry.path()] }).collect()
+}
+
+/// Names of the uploads that are open in a data folder.
+fn open_uploads(data: &Path) -> BTreeSet<String> {
+    names(&data.join("shards").join(".uploads")).into_iter().collect()
+}
+
+#[test]
+fn a_killed_des_dev_goes_on_in_the_upload_it_was_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, input) = (dir.path().join("data"), dir.path().join("in"));
+    let mut entries = Vec::new();
+    for n in 0..60_u64 {
+        let dice = des_shared::clock::Dice::seeded(n);
+        let bytes: Vec<u8> = (0..20_000).flat_map(|_| dice.bytes::<64>()).collect();
+        file(&input.join(n.to_string()), &bytes);
+        // All in one slot, so in one shard of ten parts.
+        let uid = n << 16;
+        let source = text(&input.join(n.to_string())).to_owned();
+        entries.push(
+            json!({"uid": uid, "created_at": "2025-03-10T00:00:00Z", "size_bytes": bytes.len(), "source_path": source}),
+        );
+    }
+    let manifest = dir.path().join("manifest.json");
+    fs::write(&manifest, serde_json::to_vec(&entries).unwrap()).unwrap();
+    let dev = Dev::start(&data, dir.path());
+    let submit = ["--json", "submit", text(&manifest), "--codec", "none", "--coordinator", dev.coordinator()];
+    let id = des(&submit).code(0).json()["id"].as_str().unwrap().to_owned();
+    let marks = || below(&data.join("state")).iter().filter(|path| text(path).contains("/checkpoints/")).count();
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while marks() == 0 {
+        assert!(Instant::now() < deadline, "no part is checkpointed");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(dev.stop(Signal::SIGKILL), None);
+    let (kept, before) = (marks(), open_uploads(&data));
+    assert!(kept > 0 && before.len() == 1, "it was killed too late: {kept} marks, {before:?}");
+
+    let dev = Dev::start(&data, dir.path());
+    let mut seen = before.clone();
+    let status = loop {
+        seen.extend(open_uploads(&data));
+        let status = des(&["--json", "status", &id, "--coordinator", dev.coordinator()]).code(0).json();
+        if status["state"] == "completed" {
+            break status;
+        }
+        assert!(Instant::now() < deadline, "{status}");
+    };
+    assert_eq!(seen, before, "no other upload was begun");
+    assert_eq!(status["files"], json!({"total": 60, "packed": 60, "failed": 0}));
+    des(&["verify", text(&data.join("shards"))]).code(0);
+    assert_eq!(dev.stop(Signal::SIGINT), Some(0));
+    assert!(open_uploads(&data).is_empty() && marks() == 0);
 }

@@ -62,8 +62,8 @@ impl LocalStore {
         Self::open(root)
     }
 
-    /// Removes temporary files last changed before `before_ms` (Unix milliseconds): what crashed writers left behind.
-    /// Returns how many there were. A writer that is still at work touches its file far more often than hourly.
+    /// Removes temporary files last changed before `before_ms` (Unix milliseconds), and uploads that were only just being
+    /// begun or dropped then and that no listing shows: what crashed writers left behind. Returns how many there were. A writer that is still at work touches its file far more often than hourly.
     ///
     /// # Errors
     /// When a folder cannot be read or a file cannot be removed.

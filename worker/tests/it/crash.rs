@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use des_shared::layout;
-use des_shared::queue::SharedQueue;
+use des_shared::queue::{Queue, SharedQueue};
 use des_shared::receipt::FailureReason;
 use des_shared::segment::{CodecChoice, PackOptions, Segment, ShardFormat};
 use des_shared::store::{ByteRange, ObjectStore};
@@ -73,6 +73,9 @@ async fn killed_after_every_checkpoint_the_next_worker_goes_on_with_the_same_byt
             // before the checkpoint and are not.
             let uploaded = world.calls("put_part") - 3;
             assert!(uploaded <= parts + 1, "{uploaded} uploads of {parts} parts, killed after {stop_at}");
+            // Counted in bytes: a part ends behind the file that reaches its size.
+            let twice = world.bytes_written() - expected.len() as u64 - (11 << 20);
+            assert!(twice <= crate::world::PART as u64 + 800_000, "{twice} bytes twice, killed after {stop_at}");
             assert_eq!(world.calls("create_upload"), 2, "the upload was continued");
             eventually("the checkpoints are removed", || async {
                 world.state_objects("checkpoints").is_empty().then_some(())
@@ -85,6 +88,75 @@ async fn killed_after_every_checkpoint_the_next_worker_goes_on_with_the_same_byt
             stop_at += 1;
         }
         assert!(stop_at >= 3);
+    }
+}
+
+/// The queue of one-machine mode is in memory, and Redis may lose everything: what lies in the state store is enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_goes_on_in_its_upload_although_the_queue_has_lost_its_checkpoint() {
+    for holders in [1, 3] {
+        let world = World::new();
+        let segment = large(&world, ShardFormat::V3);
+        let (expected, parts) = uninterrupted(&world, &segment).await;
+        for _ in 0..holders {
+            world.submit(std::slice::from_ref(&segment)).await;
+            let script = Script::new(world.queue.clone());
+            script.freeze_after.store(1, Ordering::SeqCst);
+            let shared: SharedQueue = script.clone();
+            let killed = world.worker(Some(shared), world.sources()).await;
+            script.checkpointed(1).await;
+            drop(killed);
+            world.queue.forget_job(world.job).await.unwrap();
+        }
+        world.submit(std::slice::from_ref(&segment)).await;
+        let lease_has_none = world.queue.tasks(world.job, 0, 1).await.unwrap()[0].checkpoint.is_none();
+        assert!(lease_has_none, "the queue knows nothing of it");
+        let next = world.worker(None, world.sources()).await;
+        check_end(&world, &segment, &expected).await;
+        assert_eq!(world.calls("create_upload"), 2, "one for the shard, one for the big file");
+        let uploaded = world.calls("put_part") - 3;
+        assert!(uploaded <= parts + holders, "{uploaded} uploads of {parts} parts");
+        eventually("the marks are removed", || async { world.state_objects("checkpoints").is_empty().then_some(()) })
+            .await;
+        next.stop().await;
+    }
+}
+
+/// Marks of an upload that is gone are not continued, and do not stand in the way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn marks_that_fit_nothing_any_more_are_begun_again() {
+    for damage in ["upload gone", "part replaced", "mark damaged", "mark gone"] {
+        let world = World::new();
+        let segment = large(&world, ShardFormat::V3);
+        let (expected, _) = uninterrupted(&world, &segment).await;
+        world.submit(std::slice::from_ref(&segment)).await;
+        let script = Script::new(world.queue.clone());
+        script.freeze_after.store(2, Ordering::SeqCst);
+        let shared: SharedQueue = script.clone();
+        let killed = world.worker(Some(shared), world.sources()).await;
+        script.checkpointed(2).await;
+        drop(killed);
+        world.queue.forget_job(world.job).await.unwrap();
+        let key = layout::shard_key(&segment);
+        let upload = world.zone.list_uploads(&key, 10).await.unwrap().remove(0);
+        let mut marks = world.state_objects("checkpoints");
+        marks.sort();
+        match damage {
+            "upload gone" => world.zone.abort_upload(&key, &upload.upload_id).await.unwrap(),
+            "part replaced" => {
+                world.zone.put_part(&key, &upload.upload_id, 1, noise(1, 6 << 20).into()).await.unwrap();
+            }
+            "mark damaged" => {
+                world.state.write_bytes(&marks[0], bytes::Bytes::from_static(b"junk")).await.unwrap();
+            }
+            _ => world.state.delete(&marks[0]).await.unwrap(),
+        }
+        world.submit(std::slice::from_ref(&segment)).await;
+        let next = world.worker(None, world.sources()).await;
+        check_end(&world, &segment, &expected).await;
+        eventually("the marks are removed", || async { world.state_objects("checkpoints").is_empty().then_some(()) })
+            .await;
+        next.stop().await;
     }
 }
 

@@ -235,6 +235,34 @@ async fn a_stopping_worker_drops_the_upload_of_a_big_file_it_was_at() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopping_worker_hands_back_within_a_second_whatever_the_store_does() {
+    let cases =
+        [(Operation::Head, 0), (Operation::CreateUpload, 0), (Operation::PutPart, 1), (Operation::CompleteUpload, 0)];
+    for (operation, after) in cases {
+        let world = World::new();
+        let segment = three_parts(&world);
+        world.submit(std::slice::from_ref(&segment)).await;
+        world.zone.add(Rule::once(operation, Fault::Delay(Duration::from_secs(3600))).after(after).times(9));
+        let worker = world.worker(None, world.sources()).await;
+        eventually("the store stalls", || async { (world.zone.injected() > 0).then_some(()) }).await;
+        let asked = Instant::now();
+        worker.shutdown.begin();
+        world.until("it is handed back", |c| (c.pending, c.leased) == (1, 0)).await;
+        assert!(asked.elapsed() < AT_MOST, "{operation:?}: {:?}", asked.elapsed());
+        worker.stop().await;
+        // What was checkpointed is kept, an upload without a checkpoint is not.
+        let kept = usize::from(matches!(operation, Operation::PutPart | Operation::CompleteUpload));
+        world.zone.heal();
+        assert_eq!(world.zone.list_uploads("", 10).await.unwrap().len(), kept, "{operation:?}");
+        let next = world.worker(None, world.sources()).await;
+        world.until("the next worker commits", |c| c.committed == 1).await;
+        assert_eq!(contents(&world, &segment).await, expected(&segment));
+        assert_eq!(world.zone.list_uploads("", 10).await.unwrap(), []);
+        next.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_file_that_ends_the_attempt_drops_the_upload_of_a_big_file() {
     let world = World::new();
     let files = vec![world.file("a-big", &noise(1, 22 << 20)), world.file("b", b"b")];

@@ -144,6 +144,13 @@ impl World {
         text.lines().find_map(|l| l.strip_prefix(&line)).map_or(0, |n| n.parse().unwrap())
     }
 
+    /// Bytes written to the zone.
+    pub(crate) fn bytes_written(&self) -> u64 {
+        let text = self.store_metrics.render();
+        let line = text.lines().find_map(|l| l.strip_prefix("des_s3_bytes_total{direction=\"written\"} "));
+        line.map_or(0, |n| n.parse().unwrap())
+    }
+
     /// Stores segments and queues them as tasks of the job.
     pub(crate) async fn submit(&self, segments: &[Segment]) {
         self.queue.add_job(self.job, JobShare { priority: 0, weight: 1, max_running: None }).await.unwrap();

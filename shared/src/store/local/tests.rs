@@ -95,6 +95,25 @@ async fn names_a_folder_cannot_keep_are_refused() {
 
 #[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "file times are the machine's")]
+async fn half_made_uploads_are_removed_with_what_crashed_writers_left() {
+    let (dir, store) = store();
+    let whole = store.create_upload("k", &BTreeMap::new()).await.expect("upload");
+    // Killed between making the folder and writing the key, and while an upload was being dropped.
+    for (name, file) in [("aaaa", ".des-tmp-x"), ("bbbb", "part-00001")] {
+        let half = dir.path().join(UPLOADS).join(name);
+        std::fs::create_dir(&half).expect("folder");
+        std::fs::write(half.join(file), "x").expect("file");
+    }
+    let listed = store.list_uploads("", 10).await.expect("list");
+    assert_eq!(listed.iter().map(|upload| &upload.upload_id).collect::<Vec<_>>(), [&whole]);
+    assert_eq!(store.remove_stale(0).await.expect("nothing is that old"), 0);
+    assert_eq!(store.remove_stale(u64::MAX).await.expect("remove"), 2);
+    store.list_parts("k", &whole).await.expect("what has a key stays");
+    store.abort_upload("k", &whole).await.expect("abort");
+    assert!(!dir.path().join(UPLOADS).exists());
+}
+
+#[tokio::test]
 async fn crashed_writers_leave_only_what_can_be_told_apart() {
     let (dir, store) = store();
     fs::create_dir_all(dir.path().join("a/b")).expect("mkdir");

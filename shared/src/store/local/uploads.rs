@@ -108,6 +108,25 @@ pub(super) fn list(folder: &Folder, call: &Call, limit: usize) -> Result<Vec<Upl
     Ok(pending.into_iter().map(listed).collect())
 }
 
+/// Removes uploads without a key that were last changed before `before_ms`: whoever was making or dropping them is gone.
+pub(super) fn remove_half_made(folder: &Folder, call: &Call, before_ms: u64) -> Result<u64, StoreError> {
+    let uploads = folder.root.join(UPLOADS);
+    let mut removed = 0;
+    for entry in fs::read_dir(&uploads).map_err(|e| folder.failed(call, &e))? {
+        let entry = entry.map_err(|e| folder.failed(call, &e))?;
+        let Ok(metadata) = entry.metadata() else { continue }; // vanished meanwhile
+        if !metadata.is_dir() || unix_ms(&metadata) >= before_ms || entry.path().join(KEY_FILE).exists() {
+            continue;
+        }
+        let upload = Upload { folder, dir: entry.path() };
+        upload.remove(call)?;
+        removed += 1;
+    }
+    // As after the last upload; fails, as it should, while others are open.
+    let _ = fs::remove_dir(uploads);
+    Ok(removed)
+}
+
 impl<'a> Upload<'a> {
     /// Finds an upload of the call's key.
     pub(super) fn open(folder: &'a Folder, call: &Call, id: &str) -> Result<Self, StoreError> {

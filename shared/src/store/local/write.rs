@@ -10,7 +10,7 @@ use tempfile::{NamedTempFile, TempPath};
 use super::super::call::Call;
 use super::super::{ObjectMeta, StoreError, StoreErrorKind, WriteMode};
 use super::folder::{Folder, object_meta, unix_ms};
-use super::{TEMP_PREFIX, UPLOADS};
+use super::{TEMP_PREFIX, UPLOADS, uploads};
 
 /// How often a writer makes its folder again after a concurrent `delete` tidied it away as empty.
 const FOLDER_TRIES: u32 = 64;
@@ -123,7 +123,9 @@ pub(super) fn remove_stale(folder: &Folder, call: &Call, before_ms: u64) -> Resu
             let entry = entry.map_err(|e| folder.failed(call, &e))?;
             let Ok(metadata) = entry.metadata() else { continue }; // vanished meanwhile
             let name = entry.file_name();
-            if metadata.is_dir() && name != UPLOADS {
+            if metadata.is_dir() && name == UPLOADS {
+                removed += uploads::remove_half_made(folder, call, before_ms)?;
+            } else if metadata.is_dir() {
                 dirs.push(entry.path());
             } else if metadata.is_file()
                 && name.as_encoded_bytes().starts_with(TEMP_PREFIX.as_bytes())
