@@ -5,6 +5,8 @@
 //! brings jobs, tasks and results back from the state store, and tokens go on growing because they follow the clock.
 
 mod connection;
+mod finder;
+mod place;
 mod scripts;
 mod wake;
 mod wire;
@@ -17,7 +19,7 @@ use async_trait::async_trait;
 use redis::{Script, Value};
 
 use self::connection::Connections;
-pub use self::connection::RedisOptions;
+pub use self::place::{RedisOptions, RedisTls};
 use self::scripts::{Scripts, TimeSource};
 use self::wake::Wake;
 use self::wire::Reply;
@@ -88,7 +90,7 @@ impl RedisQueue {
             )));
         }
         let tag = format!("{{{name}}}");
-        let connections = Arc::new(Connections::new(options)?);
+        let connections = Arc::new(Connections::new(options, &tag, Arc::clone(&dice))?);
         Ok(Self { config, dice, tag, connections, scripts: Scripts::new(time), wake: Wake::default() })
     }
 
