@@ -1,10 +1,14 @@
 //! The task queue on a real Redis: the contract, the model, and what only a server can do to it.
 
+mod cluster;
 mod contract;
 mod faults;
 mod hostile;
 mod model;
+mod places;
 mod server;
+mod storms;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
