@@ -262,6 +262,9 @@ pub(crate) struct JobArgs {
     /// Share among jobs of one priority; 1 to 1000
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) weight: Option<u32>,
+    /// Most shards packed at the same time; 1 to 100000
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) max_running: Option<u32>,
 }
 
 impl JobArgs {
@@ -277,6 +280,7 @@ impl JobArgs {
             big_file_threshold_bytes: self.big_file_threshold,
             priority: self.priority,
             weight: self.weight,
+            max_running: self.max_running,
         }
     }
 }

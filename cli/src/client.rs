@@ -294,7 +294,7 @@ pub(crate) fn view(raw: &Value) -> Result<JobView, CliError> {
 }
 
 fn query_of(options: &JobRequest) -> Result<Vec<(&'static str, String)>, CliError> {
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 10] = [
         "name",
         "n_bits",
         "max_shard_size",
@@ -304,6 +304,7 @@ fn query_of(options: &JobRequest) -> Result<Vec<(&'static str, String)>, CliErro
         "big_file_threshold_bytes",
         "priority",
         "weight",
+        "max_running",
     ];
     let value =
         serde_json::to_value(options).map_err(|e| CliError::failed(format!("cannot write the options: {e}")))?;

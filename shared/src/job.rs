@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::JobId;
-use crate::queue::JobShare;
+use crate::queue::{JobShare, MAX_RUNNING};
 use crate::routing::NBits;
 use crate::segment::{CodecChoice, PackOptions, ShardFormat};
 
@@ -69,6 +69,9 @@ pub struct JobRequest {
     /// Share among jobs of one priority; 1 to 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
+    /// Most tasks of the job that workers hold at the same time; 1 to 100,000. No bound when it is not named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_running: Option<u32>,
 }
 
 /// Defaults of a job that says nothing (`DES_SHARD_FORMAT`, `DES_CODEC`, ...).
@@ -140,6 +143,11 @@ impl JobRequest {
         check((-100..=100).contains(&priority), format!("priority is {priority}; expected -100 to 100"));
         let weight = self.weight.unwrap_or(1);
         check((1..=1000).contains(&weight), format!("weight is {weight}; expected 1 to 1000"));
+        let max_running = self.max_running;
+        check(
+            max_running.is_none_or(|max| (1..=MAX_RUNNING).contains(&max)),
+            format!("max_running is {}; expected 1 to {MAX_RUNNING}", max_running.unwrap_or_default()),
+        );
         if !wrong.is_empty() {
             return Err(wrong);
         }
@@ -154,7 +162,7 @@ impl JobRequest {
                 big_file_threshold_bytes: threshold,
                 bigfiles_prefix: defaults.pack.bigfiles_prefix.clone(),
             },
-            share: JobShare { priority, weight },
+            share: JobShare { priority, weight, max_running },
         })
     }
 }

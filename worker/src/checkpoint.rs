@@ -86,12 +86,14 @@ impl PackHooks for LeaseHooks {
         };
         let asked = Instant::now();
         match self.queue.checkpoint(task, token, &checkpoint).await {
-            Ok(()) => {
+            Ok(_) => {
                 self.lease.renewed(asked);
                 self.metrics.checkpointed();
                 Ok(true)
             }
-            Err(e @ (QueueError::Stale { .. } | QueueError::Invalid(_))) => Err(e.into()),
+            Err(e @ (QueueError::Stale { .. } | QueueError::Cancelled { .. } | QueueError::Invalid(_))) => {
+                Err(e.into())
+            }
             // The next part's record covers this one too. If the queue stays away, the lease's own deadline ends the task.
             Err(e) => {
                 tracing::warn!("part {} is not checkpointed yet: {e}", mark.tag.number);

@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use des_shared::queue::{Lease, QueueError, TaskFailure, WorkerInfo};
+use des_shared::queue::{Held, HeldTask, Lease, QueueError, TaskFailure, WorkerInfo};
 use des_shared::retry::{RetryPolicy, retry};
 use des_shared::service::Shutdown;
 use futures::FutureExt;
@@ -134,10 +134,14 @@ impl Driver {
                 () = stop.cancelled() => return,
             }
             let names = leases.names();
+            let held: Vec<HeldTask> =
+                names.iter().map(|&(task, token)| HeldTask { task, token, done_bytes: 0 }).collect();
             let asked = Instant::now();
-            let answer = tokio::time::timeout(beat, self.context.queue.heartbeat(&self.info, &names)).await;
+            let answer = tokio::time::timeout(beat, self.context.queue.heartbeat(&self.info, &held)).await;
             wait = match answer {
-                Ok(Ok(still_held)) => {
+                Ok(Ok(answers)) => {
+                    let still_held: Vec<bool> =
+                        answers.iter().map(|answer| matches!(answer, Held::Yes | Held::HandBack)).collect();
                     leases.answered(&names, &still_held, asked);
                     self.tick(beat).await;
                     beat.saturating_sub(asked.elapsed())

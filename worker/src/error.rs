@@ -73,7 +73,7 @@ impl PackError {
     /// What to do.
     pub fn advice(&self) -> Advice {
         match self {
-            Self::Queue(QueueError::Stale { .. }) => Advice::Stop,
+            Self::Queue(QueueError::Stale { .. } | QueueError::Cancelled { .. }) => Advice::Stop,
             Self::Draining => Advice::HandBack,
             Self::UploadLost(_) | Self::BadCheckpoint(_) => Advice::BeginAgain,
             Self::Store(e) if matches!(e.kind, StoreErrorKind::UploadGone | StoreErrorKind::Conflict) => {

@@ -44,7 +44,9 @@ impl Error {
             Self::Queue(QueueError::Unavailable(_) | QueueError::UnknownJob(_)) => {
                 (S::SERVICE_UNAVAILABLE, "queue-unavailable")
             }
-            Self::Queue(QueueError::Stale { .. } | QueueError::Invalid(_)) => (S::INTERNAL_SERVER_ERROR, "queue"),
+            Self::Queue(QueueError::Stale { .. } | QueueError::Cancelled { .. } | QueueError::Invalid(_)) => {
+                (S::INTERNAL_SERVER_ERROR, "queue")
+            }
             Self::Machine(_) => (S::SERVICE_UNAVAILABLE, "machine"),
             Self::Inconsistent(_) => (S::INTERNAL_SERVER_ERROR, "inconsistent"),
         };

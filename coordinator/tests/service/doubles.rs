@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use des_shared::ids::{FencingToken, JobId, TaskId};
 use des_shared::queue::{
-    Checkpoint, FailOutcome, JobCounters, JobShare, Lease, NewTask, Queue, QueueError, QueueStats, SharedQueue,
-    TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
+    Checkpoint, FailOutcome, Held, HeldTask, JobCounters, JobShare, Lease, NewTask, Queue, QueueError, QueueStats,
+    SharedQueue, TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
 };
 use des_shared::store::{
     ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, PendingUpload,
@@ -172,10 +172,10 @@ impl Queue for Plug {
     async fn claim(&self, worker: &WorkerInfo, max: usize) -> Result<Vec<Lease>, QueueError> {
         self.queue()?.claim(worker, max).await
     }
-    async fn heartbeat(&self, worker: &WorkerInfo, held: &[(TaskId, FencingToken)]) -> Result<Vec<bool>, QueueError> {
+    async fn heartbeat(&self, worker: &WorkerInfo, held: &[HeldTask]) -> Result<Vec<Held>, QueueError> {
         self.queue()?.heartbeat(worker, held).await
     }
-    async fn checkpoint(&self, task: TaskId, token: FencingToken, checkpoint: &Checkpoint) -> Result<(), QueueError> {
+    async fn checkpoint(&self, task: TaskId, token: FencingToken, checkpoint: &Checkpoint) -> Result<Held, QueueError> {
         self.queue()?.checkpoint(task, token, checkpoint).await
     }
     async fn drop_checkpoint(&self, task: TaskId, token: FencingToken) -> Result<(), QueueError> {
@@ -204,6 +204,21 @@ impl Queue for Plug {
     }
     async fn jobs(&self) -> Result<Vec<JobId>, QueueError> {
         self.queue()?.jobs().await
+    }
+    async fn set_share(&self, job: JobId, share: JobShare) -> Result<(), QueueError> {
+        self.queue()?.set_share(job, share).await
+    }
+    async fn set_paused(&self, job: JobId, paused: bool) -> Result<(), QueueError> {
+        self.queue()?.set_paused(job, paused).await
+    }
+    async fn cancel_job(&self, job: JobId, limit: usize) -> Result<u64, QueueError> {
+        self.queue()?.cancel_job(job, limit).await
+    }
+    async fn audit(&self) -> Result<Vec<String>, QueueError> {
+        self.queue()?.audit().await
+    }
+    async fn repair_job(&self, job: JobId) -> Result<u64, QueueError> {
+        self.queue()?.repair_job(job).await
     }
     async fn forget_job(&self, job: JobId) -> Result<(), QueueError> {
         self.queue()?.forget_job(job).await

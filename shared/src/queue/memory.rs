@@ -2,9 +2,13 @@
 //! loses, reconciliation brings back from the state store, as it does for Redis.
 
 mod audit;
+mod control;
 mod fair;
+mod leases;
 mod state;
+mod views;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,14 +16,26 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use self::state::State;
-use super::values::{MAX_CLAIM, MAX_TICK, check_lock, check_settled, check_share, check_tasks, check_totals};
-use super::values::{encode_checkpoint, millis};
+use super::values::{
+    MAX_CLAIM, MAX_STEP, MAX_TICK, MAX_VIOLATIONS, check_lock, check_settled, check_share, check_tasks, check_totals,
+    encode_checkpoint, millis,
+};
 use super::{
-    Checkpoint, FailOutcome, JobCounters, JobShare, Lease, NewTask, Queue, QueueConfig, QueueError, QueueStats,
-    TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
+    Checkpoint, FailOutcome, Held, HeldTask, JobCounters, JobShare, Lease, NewTask, Queue, QueueConfig, QueueError,
+    QueueStats, TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
 };
 use crate::clock::{Clock, Dice};
 use crate::ids::{FencingToken, JobId, TaskId};
+
+/// How long a worker is shown after its last heartbeat, in milliseconds.
+fn lately(config: &QueueConfig) -> u64 {
+    2 * millis(config.lease)
+}
+
+/// The first task ids of a set whose time has come.
+fn due(set: &BTreeSet<(u64, TaskId)>, now: u64, limit: usize) -> Vec<TaskId> {
+    set.iter().take_while(|&&(at, _)| at <= now).take(limit).map(|&(_, id)| id).collect()
+}
 
 /// The in-memory engine. Deterministic: the same calls with the same clock and dice give the same answers.
 #[derive(Debug)]
@@ -83,17 +99,18 @@ impl Queue for MemoryQueue {
         Ok(self.step(|state, now| state.claim(now, &self.config, worker, max.min(MAX_CLAIM))))
     }
 
-    async fn heartbeat(&self, worker: &WorkerInfo, held: &[(TaskId, FencingToken)]) -> Result<Vec<bool>, QueueError> {
+    async fn heartbeat(&self, worker: &WorkerInfo, held: &[HeldTask]) -> Result<Vec<Held>, QueueError> {
         Ok(self.step(|state, now| state.heartbeat(now, &self.config, worker, held)))
     }
 
-    async fn checkpoint(&self, task: TaskId, token: FencingToken, checkpoint: &Checkpoint) -> Result<(), QueueError> {
+    async fn checkpoint(&self, task: TaskId, token: FencingToken, checkpoint: &Checkpoint) -> Result<Held, QueueError> {
         encode_checkpoint(checkpoint)?;
         self.step(|state, now| state.checkpoint(now, &self.config, (task, token), Some(checkpoint)))
     }
 
     async fn drop_checkpoint(&self, task: TaskId, token: FencingToken) -> Result<(), QueueError> {
-        self.step(|state, now| state.checkpoint(now, &self.config, (task, token), None))
+        self.step(|state, now| state.checkpoint(now, &self.config, (task, token), None))?;
+        Ok(())
     }
 
     async fn commit(&self, task: TaskId, token: FencingToken, totals: &TaskTotals) -> Result<(), QueueError> {
@@ -130,6 +147,29 @@ impl Queue for MemoryQueue {
 
     async fn jobs(&self) -> Result<Vec<JobId>, QueueError> {
         Ok(self.state().jobs.keys().copied().collect())
+    }
+
+    async fn set_share(&self, job: JobId, share: JobShare) -> Result<(), QueueError> {
+        check_share(share)?;
+        self.step(|state, _| state.set_share(job, share))
+    }
+
+    async fn set_paused(&self, job: JobId, paused: bool) -> Result<(), QueueError> {
+        self.step(|state, _| state.set_paused(job, paused))
+    }
+
+    async fn cancel_job(&self, job: JobId, limit: usize) -> Result<u64, QueueError> {
+        self.step(|state, _| state.cancel_job(job, limit.min(MAX_STEP)))
+    }
+
+    async fn audit(&self) -> Result<Vec<String>, QueueError> {
+        let mut found = audit::violations(&self.state());
+        found.truncate(MAX_VIOLATIONS);
+        Ok(found)
+    }
+
+    async fn repair_job(&self, job: JobId) -> Result<u64, QueueError> {
+        self.step(|state, _| state.repair_job(job))
     }
 
     async fn forget_job(&self, job: JobId) -> Result<(), QueueError> {

@@ -45,6 +45,9 @@ pub const MAX_HISTORY: usize = 5;
 /// Longest message of a remembered attempt, in bytes.
 pub const MAX_HISTORY_MESSAGE_BYTES: usize = 200;
 
+/// Largest [`JobShare::max_running`].
+pub const MAX_RUNNING: u32 = 100_000;
+
 /// Settings of a queue, the same for every process of a namespace.
 #[derive(Clone, Debug)]
 pub struct QueueConfig {
@@ -79,7 +82,7 @@ pub struct JobShare {
     pub priority: i32,
     /// Share of bytes served among jobs of one priority; 1 to 1000.
     pub weight: u32,
-    /// Most tasks of the job that are leased at the same time; `None` for no bound. At least 1.
+    /// Most tasks of the job that are leased at the same time; `None` for no bound. 1 to [`MAX_RUNNING`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_running: Option<u32>,
 }
@@ -185,7 +188,7 @@ pub struct Attempt {
     pub worker: Option<WorkerId>,
     /// Under which token.
     pub token: FencingToken,
-    /// What went wrong. Cut at [`MAX_HISTORY_MESSAGE_BYTES`].
+    /// What went wrong, on one line. Cut at [`MAX_HISTORY_MESSAGE_BYTES`].
     pub message: String,
 }
 
@@ -279,6 +282,7 @@ pub struct TaskView {
     /// Why the last attempt failed.
     pub message: Option<String>,
     /// The last failed attempts, oldest first, at most [`MAX_HISTORY`]. An expired lease is one of them.
+    /// Empty again once the task is committed.
     pub history: Vec<Attempt>,
     /// How far it has come. A dead or cancelled task keeps its checkpoint until it is settled or forgotten, so that its
     /// upload can be dropped.
@@ -371,7 +375,8 @@ pub trait Queue: fmt::Debug + Send + Sync {
     /// Drops a task's checkpoint: its upload is gone, the next holder starts again.
     async fn drop_checkpoint(&self, task: TaskId, token: FencingToken) -> Result<(), QueueError>;
 
-    /// Finishes a task whose receipt is written, also when its job was paused meanwhile. Repeating it with the same token is fine: an answer may be lost.
+    /// Finishes a task whose receipt is written, also when its job was paused meanwhile. Repeating it with the same token
+    /// is fine: an answer may be lost.
     async fn commit(&self, task: TaskId, token: FencingToken, totals: &TaskTotals) -> Result<(), QueueError>;
 
     /// Gives a task up for now or for good.
@@ -397,24 +402,27 @@ pub trait Queue: fmt::Debug + Send + Sync {
     /// Every job the queue knows.
     async fn jobs(&self) -> Result<Vec<JobId>, QueueError>;
 
-    /// Changes how a job competes, from the next claim on.
+    /// Changes how a job competes, from the next claim on. Service it had in advance still counts, so that changing back
+    /// and forth wins nothing.
     async fn set_share(&self, job: JobId, share: JobShare) -> Result<(), QueueError>;
 
     /// Pauses a job or lets it go on. Repeating it is fine. A cancelled job stays cancelled.
     async fn set_paused(&self, job: JobId, paused: bool) -> Result<(), QueueError>;
 
     /// Cancels a job: nothing of it is handed out any more, whatever is added later is cancelled at once, and at most
-    /// `limit` open tasks become cancelled in this step. Returns how many are still open: call again until 0.
+    /// `limit` open tasks (at most 500) become cancelled in this step. Holders are told at once. Returns how many are still open: call again until 0.
     async fn cancel_job(&self, job: JobId, limit: usize) -> Result<u64, QueueError>;
 
     /// Every invariant that does not hold, in words, at most a hundred. In bounded steps, so it can be asked of a live
     /// queue of any size; what is named is wrong, not merely under way.
     async fn audit(&self) -> Result<Vec<String>, QueueError>;
 
-    /// Makes indexes and counters of a job agree with its tasks. Returns how many things were wrong.
+    /// Makes indexes and counters of a job agree with its tasks, and what is kept for all jobs with the jobs, in bounded
+    /// steps. Returns how many things were wrong. A task that cannot be read is removed; add it again.
     async fn repair_job(&self, job: JobId) -> Result<u64, QueueError>;
 
-    /// Forgets a job and its tasks, in bounded steps.
+    /// Forgets a job and its tasks, in bounded steps. From the first step on nobody knows it; a process that ends before
+    /// the last one leaves the rest to [`Queue::tick`].
     async fn forget_job(&self, job: JobId) -> Result<(), QueueError>;
 
     /// Depth, age and holders.

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Checkpoint, JobShare, MAX_CHECKPOINT_BYTES, NewTask, QueueConfig, QueueError, TaskState, TaskTotals};
+use super::{
+    Checkpoint, JobShare, MAX_CHECKPOINT_BYTES, MAX_HISTORY_MESSAGE_BYTES, MAX_RUNNING, NewTask, QueueConfig,
+    QueueError, TaskState, TaskTotals,
+};
 
 /// Largest number the engines count with: Lua numbers are doubles and exact up to here. Tokens are microseconds since
 /// 1970, about 2^50.7, and stay below it until the year 2255.
@@ -21,6 +24,17 @@ pub(crate) const MAX_LOCK_NAME_BYTES: usize = 256;
 pub(crate) const EXPIRED_MESSAGE: &str =
     "the lease ran out and no attempt is left: the task may take its workers down, or they were cut off from the queue";
 
+/// What the history says of an attempt that ended with its lease.
+pub(crate) const EXPIRED_ATTEMPT: &str = "the lease ran out";
+/// Most tasks one step cancels or forgets.
+pub(crate) const MAX_STEP: usize = 500;
+/// Most violations an audit names.
+pub(crate) const MAX_VIOLATIONS: usize = 100;
+/// Most tasks of one heartbeat that are shown with the worker.
+pub(crate) const MAX_SHOWN_TASKS: usize = 256;
+/// Source bytes that can wait in a queue: sums are signed 64-bit numbers and must never run over.
+pub(crate) const MAX_WAITING_BYTES: u64 = 1 << 62;
+
 /// A duration in whole milliseconds, at most about 139 years.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(1 << 42)
@@ -29,6 +43,11 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 /// `text` cut to at most `max` bytes, between two characters.
 pub(crate) fn cut(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
+}
+
+/// A failure's message as the history keeps it: short and on one line.
+pub(crate) fn history_message(text: &str) -> String {
+    cut(text, MAX_HISTORY_MESSAGE_BYTES).replace('\n', " ")
 }
 
 /// Upper bound in milliseconds of the delay after a failed attempt: `base * 2^(attempt - 1)`, at most the maximum.
@@ -75,6 +94,9 @@ pub(crate) fn check_share(share: JobShare) -> Result<(), QueueError> {
     if !(1..=1000).contains(&share.weight) {
         return Err(QueueError::Invalid(format!("weight is {}; expected 1 to 1000", share.weight)));
     }
+    if let Some(max) = share.max_running.filter(|max| !(1..=MAX_RUNNING).contains(max)) {
+        return Err(QueueError::Invalid(format!("max_running is {max}; expected 1 to {MAX_RUNNING}")));
+    }
     Ok(())
 }
 
@@ -96,6 +118,11 @@ pub(crate) fn check_totals(totals: &TaskTotals) -> Result<(), QueueError> {
         return Err(QueueError::Invalid(format!("a total is {largest}; expected at most 2^53")));
     }
     Ok(())
+}
+
+/// Refuses more waiting bytes than the engines can count.
+pub(crate) fn too_many_waiting(waiting: u64) -> QueueError {
+    QueueError::Invalid(format!("the tasks that wait would have {waiting} source bytes; expected at most 2^62"))
 }
 
 /// Refuses states [`super::Queue::settle`] cannot take a task to.

@@ -23,7 +23,7 @@ pub(super) fn worker(n: u8) -> WorkerInfo {
 }
 
 pub(super) async fn submit(queue: &RedisQueue, job: JobId, tasks: u32) {
-    queue.add_job(job, JobShare { priority: 0, weight: 1 }).await.expect("add a job");
+    queue.add_job(job, JobShare { priority: 0, weight: 1, max_running: None }).await.expect("add a job");
     let tasks: Vec<NewTask> = (0..tasks).map(|number| NewTask { number, source_bytes: 1 << 30 }).collect();
     queue.add_tasks(job, &tasks).await.expect("add tasks");
 }
@@ -87,7 +87,7 @@ async fn a_restarted_server_is_found_again_and_refilled() {
 async fn a_waiter_wakes_after_its_connection_was_cut() {
     let server = RedisServer::start().await;
     let queue = Arc::new(queue_at(&server.url()));
-    queue.add_job(job(1), JobShare { priority: 0, weight: 1 }).await.expect("add a job");
+    queue.add_job(job(1), JobShare { priority: 0, weight: 1, max_running: None }).await.expect("add a job");
     for (round, kind) in ["pubsub", "normal"].into_iter().enumerate() {
         let waiter = {
             let queue = Arc::clone(&queue);

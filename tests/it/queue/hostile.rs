@@ -53,7 +53,7 @@ async fn unreadable_values_of_every_kind_are_refused() {
     invalid("worker", queue.workers().await.err());
     server.command(&["ZADD", "{des}:jobs", "0", "not a job"]).await;
     invalid("job id", queue.jobs().await.err());
-    server.command(&["SET", "{des}:dead", "-3"]).await;
+    server.command(&["HSET", "{des}:sums", "X", "-3"]).await;
     invalid("count", queue.stats().await.err());
     server.command(&["SET", "{des}:token", "9223372036854775807"]).await;
     invalid("token counter", queue.claim(&worker(1), 1).await.err());
@@ -109,7 +109,7 @@ async fn the_auditor_finds_what_was_planted() {
         &["HINCRBY", &key("job"), "L", "1"],
         &["HINCRBY", &key("job"), "files_packed", "1"],
         &["ZADD", &key("order"), "0", "0000000000"],
-        &["INCR", "{des}:dead"],
+        &["HINCRBY", "{des}:sums", "X", "1"],
         &["DEL", "{des}:ready:0"],
         &["DEL", "{des}:held"],
     ];

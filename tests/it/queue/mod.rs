@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use des_shared::clock::{Clock, Dice, ManualClock};
 use des_shared::queue::contract::Engine;
 use des_shared::queue::redis::{RedisOptions, RedisQueue};
-use des_shared::queue::{QueueConfig, SharedQueue};
+use des_shared::queue::{Queue, QueueConfig, SharedQueue};
 
 use self::server::RedisServer;
 

@@ -11,7 +11,8 @@ use des_shared::ids::{FencingToken, JobId, TaskId, WorkerId};
 use des_shared::queue::contract::Engine;
 use des_shared::queue::memory::MemoryQueue;
 use des_shared::queue::{
-    Checkpoint, JobShare, NewTask, QueueConfig, QueueError, SharedQueue, TaskFailure, TaskState, TaskTotals, WorkerInfo,
+    Checkpoint, HeldTask, JobShare, NewTask, QueueConfig, QueueError, SharedQueue, TaskFailure, TaskState, TaskTotals,
+    WorkerInfo,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -60,7 +61,7 @@ fn op() -> impl Strategy<Value = Op> {
     // Few numbers, so that operations meet; a few sizes that strain doubles.
     let size = prop_oneof![4 => 0..100_u64, 1 => 1_u64 << 30..1 << 40, 1 => Just((1 << 53) - 1)];
     let task = (0..12_u32, size).prop_map(|(number, source_bytes)| NewTask { number, source_bytes });
-    let share = (-1..=1_i32, 1..=7_u32).prop_map(|(priority, weight)| JobShare { priority, weight });
+    let share = (-1..=1_i32, 1..=7_u32).prop_map(|(priority, weight)| JobShare { priority, weight, max_running: None });
     let lease = any::<prop::sample::Index>().prop_map(|index| index.index(64));
     let time = prop_oneof![2 => 0..50_u64, 2 => 50..LEASE_MS, 1 => Just(LEASE_MS), 1 => LEASE_MS..3 * LEASE_MS];
     let state = prop_oneof![4 => Just(TaskState::Committed), 3 => Just(TaskState::Dead), 1 => Just(TaskState::Pending)];
@@ -123,7 +124,10 @@ async fn apply(q: &SharedQueue, op: &Op, leases: &mut Vec<(TaskId, FencingToken)
             say(answer)
         }
         Op::Heartbeat { worker: n, leases } => {
-            let held: Vec<_> = leases.iter().map(|&index| pick(index)).collect();
+            let held: Vec<_> = leases
+                .iter()
+                .map(|&index| HeldTask { task: pick(index).0, token: pick(index).1, done_bytes: index as u64 })
+                .collect();
             say(q.heartbeat(&worker(*n), &held).await)
         }
         Op::Checkpoint { lease, parts } => say(q.checkpoint(pick(*lease).0, pick(*lease).1, &checkpoint(*parts)).await),

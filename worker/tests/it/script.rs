@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use des_shared::ids::{FencingToken, JobId, TaskId};
 use des_shared::queue::{
-    Checkpoint, FailOutcome, JobCounters, JobShare, Lease, NewTask, Queue, QueueError, QueueStats, SharedQueue,
-    TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
+    Checkpoint, FailOutcome, Held, HeldTask, JobCounters, JobShare, Lease, NewTask, Queue, QueueError, QueueStats,
+    SharedQueue, TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
 };
 use tokio::sync::watch;
 
@@ -47,22 +47,22 @@ impl Script {
 
 #[async_trait]
 impl Queue for Script {
-    async fn heartbeat(&self, worker: &WorkerInfo, held: &[(TaskId, FencingToken)]) -> Result<Vec<bool>, QueueError> {
+    async fn heartbeat(&self, worker: &WorkerInfo, held: &[HeldTask]) -> Result<Vec<Held>, QueueError> {
         self.check()?;
         if self.deaf.load(Ordering::SeqCst) {
-            return Ok(vec![true; held.len()]);
+            return Ok(vec![Held::Yes; held.len()]);
         }
         self.inner.heartbeat(worker, held).await
     }
 
-    async fn checkpoint(&self, task: TaskId, token: FencingToken, checkpoint: &Checkpoint) -> Result<(), QueueError> {
+    async fn checkpoint(&self, task: TaskId, token: FencingToken, checkpoint: &Checkpoint) -> Result<Held, QueueError> {
         self.check()?;
-        self.inner.checkpoint(task, token, checkpoint).await?;
+        let held = self.inner.checkpoint(task, token, checkpoint).await?;
         self.checkpoints.send_modify(|n| *n += 1);
         if *self.checkpoints.borrow() >= self.freeze_after.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        Ok(())
+        Ok(held)
     }
 
     async fn wait_for_work(&self, at_most: Duration) {
@@ -127,6 +127,31 @@ impl Queue for Script {
     async fn jobs(&self) -> Result<Vec<JobId>, QueueError> {
         self.check()?;
         self.inner.jobs().await
+    }
+
+    async fn set_share(&self, job: JobId, share: JobShare) -> Result<(), QueueError> {
+        self.check()?;
+        self.inner.set_share(job, share).await
+    }
+
+    async fn set_paused(&self, job: JobId, paused: bool) -> Result<(), QueueError> {
+        self.check()?;
+        self.inner.set_paused(job, paused).await
+    }
+
+    async fn cancel_job(&self, job: JobId, limit: usize) -> Result<u64, QueueError> {
+        self.check()?;
+        self.inner.cancel_job(job, limit).await
+    }
+
+    async fn audit(&self) -> Result<Vec<String>, QueueError> {
+        self.check()?;
+        self.inner.audit().await
+    }
+
+    async fn repair_job(&self, job: JobId) -> Result<u64, QueueError> {
+        self.check()?;
+        self.inner.repair_job(job).await
     }
 
     async fn forget_job(&self, job: JobId) -> Result<(), QueueError> {

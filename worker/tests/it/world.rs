@@ -139,7 +139,7 @@ impl World {
 
     /// Stores segments and queues them as tasks of the job.
     pub(crate) async fn submit(&self, segments: &[Segment]) {
-        self.queue.add_job(self.job, JobShare { priority: 0, weight: 1 }).await.unwrap();
+        self.queue.add_job(self.job, JobShare { priority: 0, weight: 1, max_running: None }).await.unwrap();
         for segment in segments {
             self.state.put_segment(&Arc::new(segment.clone())).await.unwrap();
             let task = NewTask { number: segment.task.number, source_bytes: segment.source_bytes() };

@@ -14,13 +14,15 @@ pub(super) async fn jobs_and_tasks_are_added_once(engine: &dyn Engine) {
     assert_eq!(q.add_tasks(job(1), &sized(&[1])).await, Err(QueueError::UnknownJob(job(1))));
     assert_eq!(q.add_tasks(job(1), &[]).await, Err(QueueError::UnknownJob(job(1))));
     submit(&q, job(1), SHARE, &[5, 5]).await;
-    q.add_job(job(1), JobShare { priority: 50, weight: 3 }).await.expect("a known job is left as it is");
+    q.add_job(job(1), JobShare { priority: 50, weight: 3, max_running: None })
+        .await
+        .expect("a known job is left as it is");
     assert_eq!(q.add_tasks(job(1), &sized(&[9, 9, 9])).await, Ok(1), "two of three are known");
     assert_eq!(q.add_tasks(job(1), &[]).await, Ok(0));
     let twice = [NewTask { number: 7, source_bytes: 1 }, NewTask { number: 7, source_bytes: 2 }];
     assert_eq!(q.add_tasks(job(1), &twice).await, Ok(1));
     // Its priority stayed: a job of priority 1 goes before it.
-    submit(&q, job(2), JobShare { priority: 1, weight: 1 }, &[1]).await;
+    submit(&q, job(2), JobShare { priority: 1, weight: 1, max_running: None }, &[1]).await;
     assert_eq!(claim(&q, 1).await.task.job, job(2));
     let lease = claim(&q, 1).await;
     q.commit(lease.task, lease.token, &TOTALS).await.expect("commit");
@@ -48,7 +50,7 @@ pub(super) async fn tasks_come_in_number_order_with_growing_tokens(engine: &dyn 
 pub(super) async fn higher_priority_goes_first(engine: &dyn Engine) {
     let q = engine.queue();
     for (n, priority) in [(1, -100), (2, 0), (3, 100), (4, 9)] {
-        submit(&q, job(n), JobShare { priority, weight: 1 }, &[1, 1]).await;
+        submit(&q, job(n), JobShare { priority, weight: 1, max_running: None }, &[1, 1]).await;
     }
     let order: Vec<JobId> =
         q.claim(&worker(1), 8).await.expect("claim").into_iter().map(|lease| lease.task.job).collect();
@@ -58,8 +60,8 @@ pub(super) async fn higher_priority_goes_first(engine: &dyn Engine) {
 pub(super) async fn bytes_are_shared_by_weight(engine: &dyn Engine) {
     let q = engine.queue();
     // Different sizes: what is shared are bytes, not tasks.
-    submit(&q, job(1), JobShare { priority: 0, weight: 3 }, &[100; 60]).await;
-    submit(&q, job(2), JobShare { priority: 0, weight: 1 }, &[50; 60]).await;
+    submit(&q, job(1), JobShare { priority: 0, weight: 3, max_running: None }, &[100; 60]).await;
+    submit(&q, job(2), JobShare { priority: 0, weight: 1, max_running: None }, &[50; 60]).await;
     let (mut first, mut second) = (0_u64, 0_u64);
     for _ in 0..70 {
         let lease = claim(&q, 1).await;
@@ -74,7 +76,7 @@ pub(super) async fn bytes_are_shared_by_weight(engine: &dyn Engine) {
 
 pub(super) async fn a_small_job_is_served_next(engine: &dyn Engine) {
     let q = engine.queue();
-    submit(&q, job(1), JobShare { priority: 0, weight: 1000 }, &[1 << 30; 50]).await;
+    submit(&q, job(1), JobShare { priority: 0, weight: 1000, max_running: None }, &[1 << 30; 50]).await;
     for _ in 0..20 {
         claim(&q, 1).await;
     }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::{
-    Engine, LEASE, MAX_ATTEMPTS, SHARE, TOTALS, checkpoint, claim, failure, in_progress, job, submit, view, worker,
+    Engine, LEASE, MAX_ATTEMPTS, SHARE, TOTALS, checkpoint, claim, failure, held, in_progress, job, submit, view,
+    worker,
 };
 use crate::ids::{FencingToken, TaskId};
-use crate::queue::{FailOutcome, MAX_MESSAGE_BYTES, QueueError, SharedQueue, TaskState, TaskTotals, Tick};
+use crate::queue::{FailOutcome, Held, MAX_MESSAGE_BYTES, QueueError, SharedQueue, TaskState, TaskTotals, Tick};
 
 /// Every operation that asks for a token must refuse this one.
 async fn assert_stale(q: &SharedQueue, task: TaskId, token: FencingToken, with_commit: bool) {
@@ -17,7 +18,7 @@ async fn assert_stale(q: &SharedQueue, task: TaskId, token: FencingToken, with_c
     assert_eq!(q.fail(task, token, &failure(false, "x")).await, Err(stale.clone()), "fail");
     assert_eq!(q.fail(task, token, &failure(true, "x")).await, Err(stale.clone()), "fail for good");
     assert_eq!(q.release(task, token).await, Err(stale.clone()), "release");
-    assert_eq!(q.heartbeat(&worker(1), &[(task, token)]).await, Ok(vec![false]), "heartbeat");
+    assert_eq!(q.heartbeat(&worker(1), &[held(task, token)]).await, Ok(vec![Held::Lost]), "heartbeat");
     if with_commit {
         assert_eq!(q.commit(task, token, &TOTALS).await, Err(stale), "commit");
     }
@@ -38,7 +39,7 @@ pub(super) async fn each_change_asks_for_the_token(engine: &dyn Engine) {
     let unknown = TaskId { job: job(9), number: 0 };
     assert_eq!(q.commit(unknown, lease.token, &TOTALS).await, Err(QueueError::UnknownJob(job(9))));
     assert_eq!(q.release(unknown, lease.token).await, Err(QueueError::UnknownJob(job(9))));
-    assert_eq!(q.heartbeat(&worker(1), &[(unknown, lease.token)]).await, Ok(vec![false]));
+    assert_eq!(q.heartbeat(&worker(1), &[held(unknown, lease.token)]).await, Ok(vec![Held::Lost]));
     assert_eq!(view(&q, lease.task).await.state, TaskState::Leased, "none of this changed anything");
     q.commit(lease.task, lease.token, &TOTALS).await.expect("the right token commits");
 }
@@ -60,7 +61,7 @@ pub(super) async fn an_expired_lease_passes_on(engine: &dyn Engine) {
     q.checkpoint(first.task, first.token, &checkpoint(2)).await.expect("checkpoint");
     engine.advance(LEASE).await;
     // Ran out, but not taken back yet: nobody else can hold it, so it may still be renewed.
-    assert_eq!(q.heartbeat(&worker(1), &[(first.task, first.token)]).await, Ok(vec![true]));
+    assert_eq!(q.heartbeat(&worker(1), &[held(first.task, first.token)]).await, Ok(vec![Held::Yes]));
     engine.advance(LEASE).await;
     let tick = q.tick(10).await.expect("tick");
     assert_eq!(tick, Tick { expired: vec![first.task], died: vec![], revived: 0 });
@@ -82,8 +83,9 @@ pub(super) async fn heartbeats_keep_leases(engine: &dyn Engine) {
     let other = claim(&q, 2).await;
     for _ in 0..3 {
         engine.advance(LEASE * 2 / 3).await;
-        let held = [(kept.task, kept.token), (kept.task, lost.token), (other.task, other.token)];
-        assert_eq!(q.heartbeat(&worker(1), &held).await, Ok(vec![true, false, true]), "in the order of the question");
+        let named = [held(kept.task, kept.token), held(kept.task, lost.token), held(other.task, other.token)];
+        let answers = [Held::Yes, Held::Lost, Held::Yes];
+        assert_eq!(q.heartbeat(&worker(1), &named).await, Ok(answers.to_vec()), "in the order of the question");
     }
     let tick = q.tick(10).await.expect("tick");
     assert_eq!(tick.expired, [lost.task], "only what was not renewed ran out");

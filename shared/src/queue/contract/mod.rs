@@ -12,7 +12,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Checkpoint, JobShare, Lease, NewTask, QueueConfig, SharedQueue, TaskFailure, TaskTotals, TaskView, WorkerInfo,
+    Checkpoint, HeldTask, JobShare, Lease, NewTask, QueueConfig, SharedQueue, TaskFailure, TaskTotals, TaskView,
+    WorkerInfo,
 };
 use crate::ids::{FencingToken, JobId, TaskId, WorkerId};
 
@@ -34,7 +35,7 @@ const LEASE: Duration = Duration::from_millis(400);
 const MAX_ATTEMPTS: u32 = 3;
 /// Far longer than anything here takes: a wait of this length that ends early was ended by what it waited for.
 const LONG: Duration = Duration::from_mins(1);
-const SHARE: JobShare = JobShare { priority: 0, weight: 1 };
+const SHARE: JobShare = JobShare { priority: 0, weight: 1, max_running: None };
 const TOTALS: TaskTotals = TaskTotals { files_packed: 7, files_failed: 1, source_bytes: 700, stored_bytes: 300 };
 
 /// The settings each case runs with.
@@ -134,6 +135,11 @@ fn checkpoint(parts: u32) -> Checkpoint {
         files_failed: u64::from(parts),
         source_bytes: u64::from(parts) * 2000,
     }
+}
+
+/// A lease as its holder names it in a heartbeat.
+fn held(task: TaskId, token: FencingToken) -> HeldTask {
+    HeldTask { task, token, done_bytes: 0 }
 }
 
 fn failure(permanent: bool, message: &str) -> TaskFailure {

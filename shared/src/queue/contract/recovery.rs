@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Engine, LONG, SHARE, TOTALS, checkpoint, job, sized, submit, worker};
-use crate::queue::{QueueError, TaskState};
+use super::{Engine, LONG, SHARE, TOTALS, checkpoint, held, job, sized, submit, worker};
+use crate::queue::{Held, QueueError, TaskState};
 
 pub(super) async fn everything_may_be_lost(engine: &dyn Engine) {
     let q = engine.queue();
@@ -17,7 +17,7 @@ pub(super) async fn everything_may_be_lost(engine: &dyn Engine) {
     assert_eq!(q.jobs().await, Ok(vec![]));
     let (task, token) = (before[1].task, before[1].token);
     assert_eq!(q.checkpoint(task, token, &checkpoint(3)).await, Err(QueueError::UnknownJob(job(1))));
-    assert_eq!(q.heartbeat(&worker(1), &[(task, token)]).await, Ok(vec![false]));
+    assert_eq!(q.heartbeat(&worker(1), &[held(task, token)]).await, Ok(vec![Held::Lost]));
     assert_eq!(q.workers().await.expect("workers").len(), 1, "a heartbeat makes the worker known again");
 
     // Time moved on, and be it by a millisecond, between the loss and the return.

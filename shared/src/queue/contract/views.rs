@@ -169,7 +169,7 @@ pub(super) async fn nonsense_is_refused(engine: &dyn Engine) {
     let q = engine.queue();
     submit(&q, job(1), SHARE, &[1]).await;
     for share in [(101, 1), (-101, 1), (0, 0), (0, 1001)] {
-        let share = JobShare { priority: share.0, weight: share.1 };
+        let share = JobShare { priority: share.0, weight: share.1, max_running: None };
         assert!(matches!(q.add_job(job(2), share).await, Err(QueueError::Invalid(_))), "{share:?}");
     }
     let huge = NewTask { number: 5, source_bytes: u64::MAX };

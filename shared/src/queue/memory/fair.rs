@@ -38,7 +38,7 @@ impl Ord for VirtualTime {
 /// A job's place in the order.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
-    share: JobShare,
+    pub(super) share: JobShare,
     next_start: VirtualTime,
 }
 
@@ -79,8 +79,7 @@ impl FairOrder {
 
     /// The job has its first pending task.
     pub(super) fn join(&mut self, job: JobId, place: &mut Place) {
-        let now = self.virtual_times.get(&place.share.priority).copied().unwrap_or_default();
-        place.next_start = place.next_start.max(now);
+        place.next_start = place.next_start.max(self.virtual_time(place.share.priority));
         self.insert(job, place);
     }
 
@@ -101,6 +100,34 @@ impl FairOrder {
         self.virtual_times.insert(place.share.priority, place.next_start);
         place.next_start.0 += bytes.max(1) as f64 / f64::from(place.share.weight);
         self.insert(job, place);
+    }
+
+    /// The job competes differently from now on. What it is ahead of the virtual time is service it had in advance: it
+    /// counts in the new priority, too, at the new weight, so that changing back and forth wins nothing.
+    pub(super) fn change(&mut self, job: JobId, place: &mut Place, share: JobShare) {
+        let stands = self.contains(job, place);
+        if stands {
+            self.leave(job, place);
+        }
+        let old = std::mem::replace(&mut place.share, share);
+        if (old.priority, old.weight) != (share.priority, share.weight) {
+            let ahead = (place.next_start.0 - self.virtual_time(old.priority).0).max(0.0);
+            let ahead = ahead * f64::from(old.weight) / f64::from(share.weight);
+            place.next_start = VirtualTime(self.virtual_time(share.priority).0 + ahead);
+        }
+        if stands {
+            self.insert(job, place);
+        }
+    }
+
+    /// No job is left: nothing remains to be fair about.
+    pub(super) fn reset(&mut self) {
+        self.ready.clear();
+        self.virtual_times.clear();
+    }
+
+    fn virtual_time(&self, priority: i32) -> VirtualTime {
+        self.virtual_times.get(&priority).copied().unwrap_or_default()
     }
 
     fn insert(&mut self, job: JobId, place: &Place) {

@@ -1,4 +1,9 @@
-//! The Lua scripts, put together: the time, the prelude, the body. Each is one atomic step of the queue.
+//! The Lua scripts, put together: the flags, the time, the prelude, the parts a script shares with others, the body. Each
+//! is one atomic step of the queue.
+//!
+//! Flags need Redis 7 or later. `allow-oom`: runs although the server is at its `maxmemory`, so that workers can finish
+//! what they began and operators can make room. `no-writes`: only reads. Without either a server that has no memory left
+//! refuses.
 
 use redis::Script;
 
@@ -12,11 +17,11 @@ pub(super) enum TimeSource {
 }
 
 macro_rules! scripts {
-    ($($name:ident),+ $(,)?) => {
+    ($($flags:literal: { $($name:ident $(with $part:ident)?),+ $(,)? })+) => {
         /// Every script by its name; the text of `scripts/NAME.lua` says what it takes and answers.
         #[derive(Debug)]
         pub(super) struct Scripts {
-            $(pub(super) $name: Script,)+
+            $($(pub(super) $name: Script,)+)+
         }
 
         impl Scripts {
@@ -28,9 +33,16 @@ macro_rules! scripts {
                 };
                 let prelude = include_str!("scripts/prelude.lua");
                 Self {
-                    $($name: Script::new(
-                        &[now, prelude, include_str!(concat!("scripts/", stringify!($name), ".lua"))].concat(),
-                    ),)+
+                    $($($name: Script::new(
+                        &[
+                            concat!("#!lua", $flags, "\n"),
+                            now,
+                            prelude,
+                            $(include_str!(concat!("scripts/", stringify!($part), ".lua")),)?
+                            include_str!(concat!("scripts/", stringify!($name), ".lua")),
+                        ]
+                        .concat(),
+                    ),)+)+
                 }
             }
         }
@@ -38,6 +50,10 @@ macro_rules! scripts {
 }
 
 scripts!(
-    add_job, add_tasks, audit, checkpoint, claim, commit, due, fail, forget_job, heartbeat, job, jobs, lock, release,
-    settle, stats, tasks, tick, unlock, workers,
+    "": { add_job, add_tasks }
+    " flags=allow-oom": {
+        cancel_job, checkpoint, claim, commit, fail, forget_job with forgetting, heartbeat, index, lock, mend, release,
+        set_paused, set_share, settle, sums, tick with forgetting, unlock, walk with numbers,
+    }
+    " flags=no-writes": { due, job, jobs, stats, tasks with numbers, workers }
 );

@@ -8,7 +8,8 @@ use redis::{FromRedisValue, Value, from_redis_value};
 
 use crate::ids::{FencingToken, JobId, TaskId};
 use crate::queue::{
-    Checkpoint, JobCounters, Lease, QueueError, QueueStats, TaskState, TaskTotals, TaskView, WorkerView,
+    Attempt, Checkpoint, Held, JobCounters, Lease, MAX_HISTORY, QueueError, QueueStats, TaskState, TaskTotals,
+    TaskView, WorkerTask, WorkerView,
 };
 
 /// What a script answered.
@@ -19,6 +20,8 @@ pub(super) enum Reply {
     Unknown,
     /// The token is not that of the present lease.
     Stale,
+    /// The job was cancelled.
+    Cancelled,
 }
 
 /// Reads the answer of any script.
@@ -29,6 +32,7 @@ pub(super) fn reply(values: Vec<Value>) -> Result<Reply, QueueError> {
         "ok" => Ok(Reply::Done(values.collect())),
         "unknown" => Ok(Reply::Unknown),
         "stale" => Ok(Reply::Stale),
+        "cancelled" => Ok(Reply::Cancelled),
         "invalid" => Err(QueueError::Invalid(part(values.next(), "reason")?)),
         other => Err(invalid("kind of answer", other)),
     }
@@ -81,16 +85,28 @@ pub(super) fn lease(
     (id, token, attempt, checkpoint): (String, String, String, Option<String>),
 ) -> Result<Lease, QueueError> {
     let task = parse(&id, "task id")?;
-    let checkpoint = checkpoint.and_then(|text| {
-        let json = text.splitn(5, ' ').nth(4).unwrap_or_default();
-        serde_json::from_str::<Checkpoint>(json)
-            // The lease is taken already. A task without its checkpoint starts again, which is right if slow; an error
-            // would keep every claim from ever handing it out.
-            .inspect_err(|error| tracing::warn!(%task, %error, "unreadable checkpoint ignored: the task starts again"))
-            .ok()
-    });
+    // The lease is taken already. A task without its checkpoint starts again, which is right if slow; an error would keep
+    // every claim from ever handing it out.
+    let checkpoint = checkpoint.and_then(|text| read_checkpoint(&text, &task));
     let token = FencingToken(parse(&token, "token")?);
     Ok(Lease { task, token, attempt: parse(&attempt, "number of attempts")?, checkpoint })
+}
+
+/// The checkpoint in its text; none when it cannot be read.
+fn read_checkpoint(text: &str, task: &impl Display) -> Option<Checkpoint> {
+    let json = text.splitn(5, ' ').nth(4).unwrap_or_default();
+    serde_json::from_str(json).inspect_err(|error| tracing::warn!(%task, %error, "unreadable checkpoint ignored")).ok()
+}
+
+/// What became of a lease.
+pub(super) fn held(answer: u8) -> Result<Held, QueueError> {
+    match answer {
+        0 => Ok(Held::Lost),
+        1 => Ok(Held::Yes),
+        2 => Ok(Held::HandBack),
+        3 => Ok(Held::Cancelled),
+        other => Err(invalid("state of a lease", other)),
+    }
 }
 
 /// The counters of a job.
@@ -109,10 +125,11 @@ pub(super) fn counters(values: &[String]) -> Result<JobCounters, QueueError> {
     Ok(JobCounters { pending, leased, delayed, committed, dead, cancelled, totals, in_progress })
 }
 
+/// Number, value, message, history and checkpoint of a task.
+pub(super) type TaskParts = (String, Option<String>, Option<String>, Option<String>, Option<String>);
+
 /// One task of a job.
-pub(super) fn task_view(
-    (number, value, message): (String, Option<String>, Option<String>),
-) -> Result<TaskView, QueueError> {
+pub(super) fn task_view((number, value, message, history, checkpoint): TaskParts) -> Result<TaskView, QueueError> {
     let value = value.unwrap_or_default();
     let parts: Vec<&str> = value.splitn(5, ':').collect();
     let [state, bytes, token, attempts, tail] = parts[..] else { return Err(invalid("task", &value)) };
@@ -131,13 +148,31 @@ pub(super) fn task_view(
     };
     let worker = if state == TaskState::Leased { Some(parse(tail, "worker id")?) } else { None };
     Ok(TaskView {
-        number: parse(&number, "task number")?,
         state,
         attempts: parse(attempts, "number of attempts")?,
         worker,
         token: FencingToken(parse(token, "token")?),
         message,
+        history: attempts_of(&history.unwrap_or_default())?,
+        checkpoint: checkpoint.and_then(|text| read_checkpoint(&text, &number)),
+        number: parse(&number, "task number")?,
     })
+}
+
+/// The failed attempts of a task, a line each.
+fn attempts_of(lines: &str) -> Result<Vec<Attempt>, QueueError> {
+    let newest = lines.lines().count().saturating_sub(MAX_HISTORY);
+    let attempt = |line: &str| {
+        let parts: Vec<&str> = line.splitn(4, ' ').collect();
+        let [at_ms, token, worker, message] = parts[..] else { return Err(invalid("attempt", line)) };
+        Ok(Attempt {
+            at_ms: parse(at_ms, "time")?,
+            worker: Some(parse(worker, "worker id")?),
+            token: FencingToken(parse(token, "token")?),
+            message: message.to_owned(),
+        })
+    };
+    lines.lines().skip(newest).map(attempt).collect()
 }
 
 /// The jobs of the queue.
@@ -148,16 +183,17 @@ pub(super) fn job_ids(texts: &[String]) -> Result<Vec<JobId>, QueueError> {
 /// Depth, age and holders.
 pub(super) fn stats(values: &[String]) -> Result<QueueStats, QueueError> {
     let numbers: Vec<u64> = values.iter().map(|text| parse(text, "count")).collect::<Result<_, _>>()?;
-    let [pending, delayed, leased, dead, oldest_pending_age_ms, jobs] = numbers[..] else {
+    let [pending, delayed, leased, dead, oldest_pending_age_ms, jobs, paused, waiting_bytes] = numbers[..] else {
         return Err(invalid("set of counts", numbers.len()));
     };
-    Ok(QueueStats { pending, delayed, leased, dead, oldest_pending_age_ms, jobs })
+    Ok(QueueStats { pending, delayed, leased, dead, oldest_pending_age_ms, jobs, paused, waiting_bytes })
 }
 
+/// Id, idle time, slots with name, leases and running tasks of a worker.
+pub(super) type WorkerParts = (String, String, Option<String>, String, Vec<String>);
+
 /// A worker.
-pub(super) fn worker(
-    (id, idle_ms, info, leases): (String, String, Option<String>, String),
-) -> Result<WorkerView, QueueError> {
+pub(super) fn worker((id, idle_ms, info, leases, tasks): WorkerParts) -> Result<WorkerView, QueueError> {
     let info = info.unwrap_or_default();
     let (slots, name) = info.split_once(' ').ok_or_else(|| invalid("worker", &info))?;
     Ok(WorkerView {
@@ -166,5 +202,15 @@ pub(super) fn worker(
         slots: parse(slots, "number of slots")?,
         leases: parse(&leases, "number of leases")?,
         idle_ms: parse(&idle_ms, "time")?,
+        tasks: tasks.chunks(3).map(running).collect::<Result<_, _>>()?,
+    })
+}
+
+fn running(parts: &[String]) -> Result<WorkerTask, QueueError> {
+    let [task, done_bytes, source_bytes] = parts else { return Err(invalid("running task", parts.len())) };
+    Ok(WorkerTask {
+        task: parse(task, "task id")?,
+        done_bytes: parse(done_bytes, "number of bytes")?,
+        source_bytes: parse(source_bytes, "task size")?,
     })
 }

@@ -1,13 +1,21 @@
--- ARGV: job, then number and bytes of each task.
+-- ARGV: job, most bytes that may wait in the queue, then number and bytes of each task.
 local job = ARGV[1]
-if not job_known(job) then
-  return { 'unknown' }
+local f, refusal = job_of(job)
+if not f then
+  return refusal
+end
+local waiting = tonumber(call('HGET', SUMS, 'W') or '0')
+for i = 3, #ARGV, 2 do
+  waiting = waiting + tonumber(ARGV[i + 1])
+end
+if not (waiting <= tonumber(ARGV[2])) then
+  return { 'invalid', 'the tasks that wait would have ' .. int(waiting) .. ' source bytes; expected at most 2^62' }
 end
 local added = 0
-for i = 2, #ARGV, 2 do
+for i = 3, #ARGV, 2 do
   local number = ARGV[i]
   if call('HEXISTS', key('tasks', job), number) == 0 then
-    enter_state(job, number, { bytes = tonumber(ARGV[i + 1]), token = '0', attempts = 0 }, 'P', NOW)
+    move(job, f, number, { bytes = tonumber(ARGV[i + 1]), token = '0', attempts = 0 }, 'P', NOW)
     added = added + 1
   end
 end

@@ -1,24 +1,19 @@
--- ARGV: job.
+-- ARGV: job, most tasks of this step. From the first step on nobody knows the job. Answers how many open tasks are left.
 local job = ARGV[1]
-if not job_known(job) then
-  return { 'ok' }
-end
-local fields = call('HMGET', key('job', job), 'priority', 'X')
-for _, number in ipairs(call('HKEYS', key('tasks', job))) do
-  local task = load_task(job, number)
-  if task and task.state == 'L' and call('HINCRBY', ns .. ':held', task.tail, -1) <= 0 then
-    call('HDEL', ns .. ':held', task.tail)
+local record = key('job', job)
+local f = call('HMGET', record, 'priority', 'hold', 'P', 'X', 'W')
+if f[2] ~= 'F' then
+  if not f[1] and not call('ZSCORE', ns .. ':jobs', job) then
+    return { 'ok', 0 }
   end
-  for state, index in pairs(INDEX) do
-    if not task or task.state == state then
-      call('ZREM', ns .. index, job .. '/' .. number)
-    end
+  leave_order(job, f[1] or '0')
+  call('HINCRBY', SUMS, 'X', int(-(tonumber(f[4]) or 0)))
+  call('HINCRBY', SUMS, 'W', int(-(tonumber(f[5]) or 0)))
+  if f[2] == 'P' then
+    call('HINCRBY', SUMS, 'P', int(-(tonumber(f[3]) or 0)))
   end
+  call('HSET', record, 'hold', 'F')
+  call('ZREM', ns .. ':jobs', job)
+  call('ZADD', ns .. ':forgotten', 0, job)
 end
-if fields[1] then
-  leave_order(job, fields[1])
-end
-call('DECRBY', ns .. ':dead', fields[2] or '0')
-call('ZREM', ns .. ':jobs', job)
-call('UNLINK', key('job', job), key('tasks', job), key('order', job), key('checkpoints', job), key('messages', job))
-return { 'ok' }
+return { 'ok', forget_step(job, tonumber(ARGV[2])) }

@@ -1,10 +1,9 @@
 -- ARGV: job, number, token.
 local job, number = ARGV[1], ARGV[2]
-local task, refusal = held_task(job, number, ARGV[3])
+local task, f = held_task(job, number, ARGV[3])
 if not task then
-  return refusal
+  return f
 end
 task.attempts = math.max(task.attempts - 1, 0)
-leave_state(job, number, task)
-enter_state(job, number, task, 'P', NOW)
+move(job, f, number, task, 'P', NOW)
 return { 'ok' }
