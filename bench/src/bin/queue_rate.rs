@@ -15,7 +15,7 @@ use des_shared::clock::{Dice, SystemClock};
 use des_shared::ids::{JobId, WorkerId};
 use des_shared::queue::memory::MemoryQueue;
 use des_shared::queue::redis::{RedisOptions, RedisQueue};
-use des_shared::queue::{JobShare, NewTask, Queue, QueueConfig, QueueError, SharedQueue, TaskTotals, WorkerInfo};
+use des_shared::queue::{JobShare, NewTask, QueueConfig, QueueError, SharedQueue, TaskTotals, WorkerInfo};
 use redis::aio::MultiplexedConnection;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -117,21 +117,55 @@ fn queue_at(url: &str, connections: usize) -> Result<SharedQueue, QueueError> {
 
 async fn compare(args: &Args, url: &str, shape: Shape) -> Result<(), Failure> {
     let (mut scripts, mut plain, mut ours) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut inside, mut cpu, mut cpu_trivial) = (Vec::new(), Vec::new(), Vec::new());
+    let tasks = f64::from(args.tasks);
     for _ in 0..args.rounds {
-        scripts.push(ceiling(args, url, shape, true).await?);
         plain.push(ceiling(args, url, shape, false).await?);
+        let before = Spent::read(url).await?;
+        scripts.push(ceiling(args, url, shape, true).await?);
+        cpu_trivial.push((Spent::read(url).await?.cpu - before.cpu) / tasks);
         flush(url).await?;
         let queue = queue_at(url, shape.connections)?;
         add(args, &queue).await?;
+        let before = Spent::read(url).await?;
         ours.push(claim_and_commit(args, &queue, shape.calls).await?);
+        let after = Spent::read(url).await?;
+        inside.push((after.scripts - before.scripts) / tasks);
+        cpu.push((after.cpu - before.cpu) / tasks);
     }
     let (scripts, plain, ours) = (median(scripts), median(plain), median(ours));
+    let (inside, cpu, cpu_trivial) = (median(inside), median(cpu), median(cpu_trivial));
     let (connections, calls, ratio) = (shape.connections, shape.calls, ours / scripts.max(plain));
     println!(
-        "{connections} x {calls}: {scripts:.0} {plain:.0} {ours:.0} {ratio:.2} (of EVALSHA {:.2})",
+        "{connections} x {calls}: {scripts:.0} {plain:.0} {ours:.0} {ratio:.2} (of EVALSHA {:.2}); the server's us a \
+         task: {cpu:.1}, {inside:.1} of them in scripts; {cpu_trivial:.1} a trivial pair",
         ours / scripts
     );
     Ok(())
+}
+
+/// Microseconds the server has spent.
+struct Spent {
+    /// Wall clock, in scripts.
+    scripts: f64,
+    /// Processor time, in all.
+    cpu: f64,
+}
+
+impl Spent {
+    async fn read(url: &str) -> Result<Self, Failure> {
+        let mut connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
+        let text: String = redis::cmd("INFO").arg("everything").query_async(&mut connection).await?;
+        let number = |name: &str| -> f64 {
+            let rest = text.split(name).nth(1).unwrap_or_default();
+            let digits = rest.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default();
+            digits.parse().unwrap_or(0.0)
+        };
+        let cpu = (number("used_cpu_sys_main_thread:") + number("used_cpu_user_main_thread:")) * 1e6;
+        let calls = text.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap_or_default();
+        let scripts = calls.split("usec=").nth(1).and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0.0);
+        Ok(Self { scripts, cpu })
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -187,8 +221,9 @@ async fn add(args: &Args, queue: &SharedQueue) -> Result<(), QueueError> {
 
 /// Tasks a second, claimed one at a time as a free slot of a worker does it.
 async fn claim_and_commit(args: &Args, queue: &SharedQueue, workers: u16) -> Result<f64, Failure> {
-    rate(workers, args.tasks, |n| {
-        let queue = Arc::clone(queue);
+    let queue = Arc::clone(queue);
+    rate(workers, args.tasks, move |n| {
+        let queue = Arc::clone(&queue);
         let [high, low] = n.to_be_bytes();
         let mut id = [0; 16];
         id[..2].copy_from_slice(&[high, low]);
