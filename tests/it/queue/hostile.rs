@@ -60,6 +60,7 @@ async fn unreadable_values_of_every_kind_are_refused() {
     server.command(&["FLUSHALL"]).await;
     server.command(&["SET", "{des}:jobs", "x"]).await;
     invalid("type", queue.jobs().await.err());
+    server.command(&["SET", &key("job"), "x"]).await;
     invalid("type", queue.job(job(1)).await.err());
     invalid("type", queue.audit().await.err());
     server.command(&["FLUSHALL"]).await;

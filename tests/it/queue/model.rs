@@ -39,6 +39,10 @@ enum Op {
     Settle { job: u8, number: u32, state: TaskState, totals: TaskTotals },
     Tick { limit: usize },
     Forget { job: u8 },
+    SetShare { job: u8, share: JobShare },
+    SetPaused { job: u8, paused: bool },
+    Cancel { job: u8, limit: usize },
+    Repair { job: u8 },
     Lock { name: u8, holder: u8, ttl_ms: u64 },
     Unlock { name: u8, holder: u8 },
     Advance { ms: u64 },
@@ -61,12 +65,14 @@ fn op() -> impl Strategy<Value = Op> {
     // Few numbers, so that operations meet; a few sizes that strain doubles.
     let size = prop_oneof![4 => 0..100_u64, 1 => 1_u64 << 30..1 << 40, 1 => Just((1 << 53) - 1)];
     let task = (0..12_u32, size).prop_map(|(number, source_bytes)| NewTask { number, source_bytes });
-    let share = (-1..=1_i32, 1..=7_u32).prop_map(|(priority, weight)| JobShare { priority, weight, max_running: None });
+    let cap = prop_oneof![2 => Just(None), 1 => (1..4_u32).prop_map(Some)];
+    let share = (-1..=1_i32, 1..=7_u32, cap)
+        .prop_map(|(priority, weight, max_running)| JobShare { priority, weight, max_running });
     let lease = any::<prop::sample::Index>().prop_map(|index| index.index(64));
     let time = prop_oneof![2 => 0..50_u64, 2 => 50..LEASE_MS, 1 => Just(LEASE_MS), 1 => LEASE_MS..3 * LEASE_MS];
     let state = prop_oneof![4 => Just(TaskState::Committed), 3 => Just(TaskState::Dead), 1 => Just(TaskState::Pending)];
     prop_oneof![
-        3 => (job.clone(), share).prop_map(|(job, share)| Op::AddJob { job, share }),
+        3 => (job.clone(), share.clone()).prop_map(|(job, share)| Op::AddJob { job, share }),
         6 => (job.clone(), prop::collection::vec(task, 0..6)).prop_map(|(job, tasks)| Op::AddTasks { job, tasks }),
         10 => (0..4_u8, 0..4_usize).prop_map(|(worker, max)| Op::Claim { worker, max }),
         4 => (0..4_u8, prop::collection::vec(lease.clone(), 0..5))
@@ -74,13 +80,17 @@ fn op() -> impl Strategy<Value = Op> {
         5 => (lease.clone(), 0..50_u32).prop_map(|(lease, parts)| Op::Checkpoint { lease, parts }),
         2 => lease.clone().prop_map(|lease| Op::DropCheckpoint { lease }),
         4 => (lease.clone(), totals()).prop_map(|(lease, totals)| Op::Commit { lease, totals }),
-        5 => (lease.clone(), prop::bool::weighted(0.2), "\\PC{0,200}|ä{250,260}")
+        5 => (lease.clone(), prop::bool::weighted(0.2), "\\PC{0,200}|ä{250,260}|(a\n){1,5}")
             .prop_map(|(lease, permanent, message)| Op::Fail { lease, permanent, message }),
         3 => lease.prop_map(|lease| Op::Release { lease }),
         3 => (job.clone(), 0..14_u32, state, totals())
             .prop_map(|(job, number, state, totals)| Op::Settle { job, number, state, totals }),
         5 => (0..6_usize).prop_map(|limit| Op::Tick { limit }),
-        1 => job.prop_map(|job| Op::Forget { job }),
+        1 => job.clone().prop_map(|job| Op::Forget { job }),
+        3 => (job.clone(), share).prop_map(|(job, share)| Op::SetShare { job, share }),
+        4 => (job.clone(), any::<bool>()).prop_map(|(job, paused)| Op::SetPaused { job, paused }),
+        1 => (job.clone(), prop_oneof![0..4_usize, Just(500)]).prop_map(|(job, limit)| Op::Cancel { job, limit }),
+        1 => job.prop_map(|job| Op::Repair { job }),
         2 => (0..2_u8, 0..3_u8, 0..2 * LEASE_MS).prop_map(|(name, holder, ttl_ms)| Op::Lock { name, holder, ttl_ms }),
         1 => (0..2_u8, 0..3_u8).prop_map(|(name, holder)| Op::Unlock { name, holder }),
         7 => time.prop_map(|ms| Op::Advance { ms }),
@@ -143,6 +153,10 @@ async fn apply(q: &SharedQueue, op: &Op, leases: &mut Vec<(TaskId, FencingToken)
         }
         Op::Tick { limit } => say(q.tick(*limit).await),
         Op::Forget { job: n } => say(q.forget_job(job(*n)).await),
+        Op::SetShare { job: n, share } => say(q.set_share(job(*n), *share).await),
+        Op::SetPaused { job: n, paused } => say(q.set_paused(job(*n), *paused).await),
+        Op::Cancel { job: n, limit } => say(q.cancel_job(job(*n), *limit).await),
+        Op::Repair { job: n } => say(q.repair_job(job(*n)).await),
         Op::Lock { name, holder, ttl_ms } => {
             say(q.lock(&format!("lock {name}"), &format!("holder {holder}"), Duration::from_millis(*ttl_ms)).await)
         }

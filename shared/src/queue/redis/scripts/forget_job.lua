@@ -7,11 +7,15 @@ if f[2] ~= 'F' then
     return { 'ok', 0 }
   end
   leave_order(job, f[1] or '0')
-  call('HINCRBY', SUMS, 'X', int(-(tonumber(f[4]) or 0)))
-  call('HINCRBY', SUMS, 'W', int(-(tonumber(f[5]) or 0)))
-  if f[2] == 'P' then
-    call('HINCRBY', SUMS, 'P', int(-(tonumber(f[3]) or 0)))
+  local function take_away(name, text)
+    -- As text: a double would not be exact beyond 2^53.
+    if text and string.match(text, '^[1-9]%d*$') then
+      call('HINCRBY', SUMS, name, '-' .. text)
+    end
   end
+  take_away('X', f[4])
+  take_away('W', f[5])
+  take_away('P', f[2] == 'P' and f[3])
   call('HSET', record, 'hold', 'F')
   call('ZREM', ns .. ':jobs', job)
   call('ZADD', ns .. ':forgotten', 0, job)

@@ -10,12 +10,19 @@ local function violated(text)
   end
 end
 
-local counted = { X = 0, P = 0, W = 0 }
+-- Added up by the server: its numbers are exact beyond 2^53.
+local tally = ns .. ':tally'
+call('DEL', tally)
+local function count(name, text)
+  if text and string.match(text, '^[1-9]%d*$') and #text < 19 then
+    call('HINCRBY', tally, name, text)
+  end
+end
 for _, job in ipairs(call('ZRANGE', ns .. ':jobs', 0, -1)) do
   local fields = call('HMGET', key('job', job), 'X', 'P', 'W', 'hold')
-  counted.X = counted.X + (tonumber(fields[1]) or 0)
-  counted.P = counted.P + (fields[4] == 'P' and tonumber(fields[2]) or 0)
-  counted.W = counted.W + (tonumber(fields[3]) or 0)
+  count('X', fields[1])
+  count('P', fields[4] == 'P' and fields[2])
+  count('W', fields[3])
   local f = job_of(job)
   if f and is_ready(f) and not call('ZSCORE', ns .. ':priorities', f.priority) then
     violated('job ' .. job .. ' is ready, and its priority is not listed')
@@ -24,15 +31,16 @@ for _, job in ipairs(call('ZRANGE', ns .. ':jobs', 0, -1)) do
     end
   end
 end
-for name, sum in pairs(counted) do
-  local kept = call('HGET', SUMS, name) or '0'
-  if kept ~= int(sum) then
-    violated(SUMS .. ': ' .. name .. ' is ' .. kept .. '; the jobs have ' .. int(sum))
+for _, name in ipairs({ 'X', 'P', 'W' }) do
+  local kept, counted = call('HGET', SUMS, name) or '0', call('HGET', tally, name) or '0'
+  if kept ~= counted then
+    violated(SUMS .. ': ' .. name .. ' is ' .. kept .. '; the jobs have ' .. counted)
     if fix then
-      call('HSET', SUMS, name, int(sum))
+      call('HSET', SUMS, name, counted)
     end
   end
 end
+call('DEL', tally)
 
 for _, priority in ipairs(call('ZRANGE', ns .. ':priorities', 0, -1)) do
   local ready = key('ready', priority)

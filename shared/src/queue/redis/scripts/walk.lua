@@ -53,9 +53,20 @@ else
   walked = tonumber(upto)
 end
 
+-- Sums of this step; moved to the walk's hash, whose numbers are exact beyond 2^53, before they are not.
 local sums = {}
+local function flush(name)
+  if (sums[name] or 0) > 0 then
+    call('HINCRBY', walk, name, int(sums[name]))
+    sums[name] = 0
+  end
+end
+
 local function count(names, values)
   for i, value in ipairs(values) do
+    if (sums[names[i]] or 0) + value > 9007199254740991 then
+      flush(names[i])
+    end
     sums[names[i]] = (sums[names[i]] or 0) + value
   end
 end
@@ -111,8 +122,8 @@ local step = numbers(job, walked + 1, limit)
 for _, number in ipairs(step) do
   check(number)
 end
-for name, sum in pairs(sums) do
-  call('HINCRBY', walk, name, int(sum))
+for name in pairs(sums) do
+  flush(name)
 end
 if #step == limit then
   walked = tonumber(step[#step]) or walked
