@@ -8,6 +8,7 @@ mod model;
 mod places;
 mod server;
 mod storms;
+mod swarm;
 mod work;
 
 use std::sync::Arc;

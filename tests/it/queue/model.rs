@@ -66,8 +66,11 @@ fn op() -> impl Strategy<Value = Op> {
     let size = prop_oneof![4 => 0..100_u64, 1 => 1_u64 << 30..1 << 40, 1 => Just((1 << 53) - 1)];
     let task = (0..12_u32, size).prop_map(|(number, source_bytes)| NewTask { number, source_bytes });
     let cap = prop_oneof![2 => Just(None), 1 => (1..4_u32).prop_map(Some)];
-    let share = (-1..=1_i32, 1..=7_u32, cap)
-        .prop_map(|(priority, weight, max_running)| JobShare { priority, weight, max_running });
+    let share = (-1..=1_i32, 1..=7_u32, cap).prop_map(|(priority, weight, max_running)| JobShare {
+        priority,
+        weight,
+        max_running,
+    });
     let lease = any::<prop::sample::Index>().prop_map(|index| index.index(64));
     let time = prop_oneof![2 => 0..50_u64, 2 => 50..LEASE_MS, 1 => Just(LEASE_MS), 1 => LEASE_MS..3 * LEASE_MS];
     let state = prop_oneof![4 => Just(TaskState::Committed), 3 => Just(TaskState::Dead), 1 => Just(TaskState::Pending)];
