@@ -1,6 +1,7 @@
 //! A Redis that holds what nobody of ours wrote: refused in words, never a panic, and not in everybody's way.
 
-use des_shared::queue::{Queue, QueueError, TaskTotals};
+use des_shared::ids::TaskId;
+use des_shared::queue::{Queue, QueueError, TaskFailure, TaskState, TaskTotals};
 
 use super::faults::{job, queue_at, submit, worker};
 use super::server::RedisServer;
@@ -99,29 +100,131 @@ async fn an_unreadable_checkpoint_starts_the_task_again() {
 }
 
 #[tokio::test]
-async fn the_auditor_finds_what_was_planted() {
+async fn the_auditor_finds_what_was_planted_and_repair_mends_it() {
     let server = RedisServer::start().await;
     let queue = queue_at(&server.url());
     let id = format!("{}/0000000000", job(1));
-    let plants: [&[&str]; 9] = [
+    let (record, order, tasks) = (key("job"), key("order"), key("tasks"));
+    let other = format!("{}/0000000000", job(9));
+    let plants: [&[&str]; 32] = [
         &["ZREM", "{des}:leases", &id],
         &["ZADD", "{des}:waiting", "5", &id],
         &["ZADD", "{des}:delayed", "5", "somebody else"],
-        &["HINCRBY", &key("job"), "L", "1"],
-        &["HINCRBY", &key("job"), "files_packed", "1"],
-        &["ZADD", &key("order"), "0", "0000000000"],
+        &["ZADD", "{des}:leases", "5", &other],
+        &["DEL", "{des}:waiting"],
+        &["HINCRBY", &record, "L", "1"],
+        &["HINCRBY", &record, "X", "-1"],
+        &["HSET", &record, "P", "many"],
+        &["HSET", &record, "C", "x"],
+        &["HINCRBY", &record, "W", "1"],
+        &["HDEL", &record, "W"],
+        &["HINCRBY", &record, "files_packed", "1"],
+        &["HINCRBY", &record, "p_stored_bytes", "-5"],
+        &["HSET", &record, "weight", "heavy"],
+        &["HSET", &record, "cap", "-1"],
+        &["HSET", &record, "start", "nan"],
+        &["HSET", &record, "hold", "?"],
+        &["DEL", &record],
+        &["ZADD", &order, "0", "0000000000"],
+        &["ZREM", &order, "0000000001"],
+        &["ZADD", &order, "7", "0000000077"],
+        &["DEL", &order],
+        &["HSET", &tasks, "0000000001", "?"],
+        &["HSET", &tasks, "what", "P:1:0:0:"],
+        &["HDEL", &tasks, "0000000002"],
         &["HINCRBY", "{des}:sums", "X", "1"],
+        &["HSET", "{des}:sums", "W", "much"],
+        &["HINCRBY", "{des}:sums", "P", "3"],
         &["DEL", "{des}:ready:0"],
+        &["ZADD", "{des}:ready:0", "1", &id],
+        &["DEL", "{des}:priorities"],
         &["DEL", "{des}:held"],
     ];
     for plant in plants {
         server.command(&["FLUSHALL"]).await;
-        submit(&queue, job(1), 3).await;
-        queue.claim(&worker(1), 1).await.expect("claim");
+        submit(&queue, job(1), 5).await;
+        let leases = queue.claim(&worker(1), 3).await.expect("claim");
+        let failure = TaskFailure { permanent: true, message: "x".to_owned() };
+        queue.fail(leases[2].task, leases[2].token, &failure).await.expect("fail");
+        queue.commit(leases[1].task, leases[1].token, &TaskTotals::default()).await.expect("commit");
         assert_eq!(queue.audit().await, Ok(vec![]));
         server.command(plant).await;
         assert!(!queue.audit().await.expect("audit").is_empty(), "{plant:?}");
+        assert!(queue.repair_job(job(1)).await.expect("repair") > 0, "{plant:?}");
+        assert_eq!(queue.audit().await, Ok(vec![]), "{plant:?}: repaired");
+        assert_eq!(queue.repair_job(job(1)).await, Ok(0), "{plant:?}: once");
+        // What was lost is added again; then the job can be brought to its end.
+        submit(&queue, job(1), 5).await;
+        queue.set_paused(job(1), false).await.expect("whoever knows the share and the hold sets them");
+        queue.claim(&worker(2), 9).await.expect("claim");
+        for number in 0..5 {
+            let task = TaskId { job: job(1), number };
+            queue.settle(task, TaskState::Committed, &TaskTotals::default()).await.expect("settle");
+        }
+        let counters = queue.job(job(1)).await.expect("job").expect("known");
+        assert_eq!((counters.committed, counters.open()), (5, 0), "{plant:?}");
+        assert_eq!(queue.audit().await, Ok(vec![]), "{plant:?}: in the end");
     }
+}
+
+#[tokio::test]
+async fn unreadable_histories_and_reports_harm_nobody() {
+    let server = RedisServer::start().await;
+    let queue = queue_at(&server.url());
+    submit(&queue, job(1), 2).await;
+    let lease = queue.claim(&worker(1), 1).await.expect("claim").remove(0);
+    let many = vec!["x"; 50].join("\n");
+    for garbage in ["", "1", "1 2 3", "x y z m", &many] {
+        server.command(&["HSET", &key("histories"), "0000000000", garbage]).await;
+        let seen = queue.tasks(job(1), 0, 1).await;
+        assert!(matches!(seen, Err(QueueError::Invalid(_)) | Ok(_)), "{garbage:?}: {seen:?}");
+        assert!(garbage.is_empty() == seen.is_ok(), "{garbage:?}: {seen:?}");
+        server.command(&["HSET", "{des}:running", &worker(1).id.to_string(), garbage]).await;
+        assert_eq!(queue.workers().await.expect("workers")[0].tasks, [], "{garbage:?}");
+    }
+    let huge = format!("{} {} 99999999999999999999", lease.task, lease.token);
+    server.command(&["HSET", "{des}:running", &worker(1).id.to_string(), &huge]).await;
+    let workers = queue.workers().await;
+    assert!(matches!(workers, Err(QueueError::Invalid(_))), "{workers:?}");
+    queue.heartbeat(&worker(1), &[]).await.expect("heartbeat");
+    queue.workers().await.expect("the next heartbeat mends it");
+    // A failure on top of garbage is remembered, and the garbage goes with time.
+    server.command(&["HSET", &key("histories"), "0000000000", "garbage"]).await;
+    let failure = TaskFailure { permanent: true, message: "x".to_owned() };
+    queue.fail(lease.task, lease.token, &failure).await.expect("fail");
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_half_forgotten_job_is_cleared_away() {
+    let server = RedisServer::start().await;
+    let queue = queue_at(&server.url());
+    submit(&queue, job(1), 300).await;
+    submit(&queue, job(2), 1).await;
+    let lease = queue.claim(&worker(1), 20).await.expect("claim").remove(0);
+    let keys: Vec<String> = redis::from_redis_value(server.command(&["KEYS", "{des}:*"]).await).expect("keys");
+    // As a process leaves it that was killed after the first step.
+    server.command(&["HSET", &key("job"), "hold", "F"]).await;
+    server.command(&["ZREM", "{des}:jobs", &job(1).to_string()]).await;
+    server.command(&["ZREM", "{des}:ready:0", &job(1).to_string()]).await;
+    server.command(&["ZADD", "{des}:forgotten", "0", &job(1).to_string()]).await;
+    let release = queue.release(lease.task, lease.token).await;
+    assert_eq!(release, Err(QueueError::UnknownJob(job(1))), "nobody knows it any more");
+    assert_eq!(queue.jobs().await, Ok(vec![job(2)]));
+    for _ in 0..4 {
+        queue.tick(100).await.expect("tick");
+    }
+    let left: Vec<String> = redis::from_redis_value(server.command(&["KEYS", "{des}:*"]).await).expect("keys");
+    assert!(left.len() < keys.len() && !left.iter().any(|key| key.contains(&job(1).to_string())), "{left:?}");
+    assert_eq!(queue.stats().await.expect("stats").pending, 1);
+
+    // Or whoever adds it again does.
+    submit(&queue, job(1), 300).await;
+    server.command(&["HSET", &key("job"), "hold", "F"]).await;
+    server.command(&["ZREM", "{des}:jobs", &job(1).to_string()]).await;
+    server.command(&["ZREM", "{des}:ready:0", &job(1).to_string()]).await;
+    server.command(&["ZADD", "{des}:forgotten", "0", &job(1).to_string()]).await;
+    submit(&queue, job(1), 7).await;
+    assert_eq!(queue.job(job(1)).await.expect("job").expect("known").pending, 7);
 }
 
 #[tokio::test]

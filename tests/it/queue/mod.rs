@@ -4,6 +4,7 @@ mod cluster;
 mod contract;
 mod faults;
 mod hostile;
+mod limits;
 mod model;
 mod places;
 mod server;

@@ -36,7 +36,8 @@ impl RedisServer {
         self.try_command(words).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
-    async fn try_command(&self, words: &[&str]) -> redis::RedisResult<Value> {
+    /// Runs one command that may be refused.
+    pub(super) async fn try_command(&self, words: &[&str]) -> redis::RedisResult<Value> {
         let mut connection = redis::Client::open(self.url())?.get_multiplexed_async_connection().await?;
         let mut command = redis::cmd(words[0]);
         for word in &words[1..] {

@@ -189,7 +189,7 @@ pub(super) async fn no_wake_up_is_lost(engine: &dyn Engine) {
 }
 
 /// Waits as a worker does until it gets a task. Fails when one wait lasts as long as it may: then nobody woke it.
-async fn wait_and_claim(q: SharedQueue) -> Lease {
+pub(super) async fn wait_and_claim(q: SharedQueue) -> Lease {
     loop {
         if let Some(lease) = q.claim(&worker(9), 1).await.expect("claim").pop() {
             return lease;

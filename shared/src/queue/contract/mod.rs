@@ -3,6 +3,8 @@
 //! Durations are short so that the suite also runs on a clock nobody can hold ([`Engine::advance`] then waits).
 
 mod claims;
+mod control;
+mod fairness;
 mod leases;
 mod recovery;
 mod views;
@@ -89,6 +91,24 @@ pub async fn run(make: impl AsyncFn(QueueConfig) -> Box<dyn Engine>) {
         views::workers_come_and_go,
         views::locks_have_one_holder,
         views::nonsense_is_refused,
+        control::a_paused_job_is_not_served,
+        control::holders_of_a_paused_job_hand_back,
+        control::resuming_wakes_who_waits,
+        control::cancelling_takes_bounded_steps,
+        control::a_cancelled_job_stays_cancelled,
+        control::housekeeping_ends_the_tasks_of_a_cancelled_job,
+        control::failed_attempts_leave_a_history,
+        control::a_dead_task_keeps_its_checkpoint,
+        control::waiting_bytes_are_those_nobody_packs,
+        control::workers_show_what_they_hold,
+        control::a_sound_queue_needs_no_repair,
+        control::an_audit_of_a_busy_queue_names_nothing,
+        fairness::shares_of_three_jobs_are_within_two_percent,
+        fairness::a_small_job_behind_ten_thousand_tasks_is_next,
+        fairness::a_cap_bounds_what_runs,
+        fairness::a_capped_job_saves_up_nothing,
+        fairness::priorities_and_weights_change_while_jobs_run,
+        fairness::changing_back_and_forth_wins_nothing,
         recovery::everything_may_be_lost,
     );
 }
