@@ -167,3 +167,52 @@ async fn a_sentinel_that_knows_nothing_is_named() {
     let error = queue_at(&format!("redis://:hunter2@{host}/0")).ping().await.expect_err("a Sentinel");
     assert!(matches!(&error, QueueError::Invalid(text) if text.contains("redis+sentinel://")), "{error}");
 }
+
+/// Speaks just enough to be taken for a Redis of a version.
+async fn pretend(listener: tokio::net::TcpListener, version: &'static str) {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    while let Ok((stream, _)) = listener.accept().await {
+        let (read, mut write) = stream.into_split();
+        let mut lines = BufReader::new(read).lines();
+        // `*2`, `$5`, `HELLO`, `$1`, `3`: a command begins with its name in the third line.
+        while let Ok(Some(line)) = lines.next_line().await {
+            let Some(count) = line.strip_prefix('*').and_then(|count| count.parse::<usize>().ok()) else { continue };
+            let mut words = Vec::new();
+            for _ in 0..2 * count {
+                words.push(lines.next_line().await.ok().flatten().unwrap_or_default());
+            }
+            let answer = match words[1].as_str() {
+                "HELLO" => format!(
+                    "%3\r\n$7\r\nversion\r\n${}\r\n{version}\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n",
+                    version.len()
+                ),
+                "EVALSHA" => "-NOSCRIPT No matching script. Please use EVAL.\r\n".to_owned(),
+                "SCRIPT" => {
+                    "-ERR Error compiling script (new function): user_script:1: unexpected symbol near '#' \r\n"
+                        .to_owned()
+                }
+                _ => "+OK\r\n".to_owned(),
+            };
+            if write.write_all(answer.as_bytes()).await.is_err() {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_too_old_is_refused_with_its_version() {
+    for (version, protocol, why) in [
+        ("6.2.14", "", "is version 6.2.14, and 7.0 or newer is needed"),
+        // One that hides its age, behind something that changes what it says.
+        ("7.9.9", "?protocol=3", "cannot read our scripts: Redis 7.0 or newer is needed"),
+    ] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let server = tokio::spawn(pretend(listener, version));
+        let error = queue_at(&format!("redis://127.0.0.1:{port}/{protocol}")).stats().await.expect_err("refused");
+        assert!(matches!(&error, QueueError::Invalid(text) if text.contains(why)), "{error}");
+        assert!(!error.is_transient());
+        server.abort();
+    }
+}
