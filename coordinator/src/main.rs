@@ -9,7 +9,7 @@ use des_shared::clock::{Dice, SystemClock};
 use des_shared::config::{self, LoadError, Values};
 use des_shared::metrics::Metrics;
 use des_shared::queue::SharedQueue;
-use des_shared::queue::redis::{RedisOptions, RedisQueue};
+use des_shared::queue::redis::RedisQueue;
 use des_shared::retry::RetryPolicy;
 use des_shared::service::Shutdown;
 use des_shared::state::StateStore;
@@ -61,8 +61,7 @@ async fn run(config: Config, places: Places) -> Result<(), Box<dyn std::error::E
     let metrics = Metrics::new();
     let store_metrics = StoreMetrics::register(metrics.registry())?;
     let layers = Layers { metrics: Some(store_metrics), retry: RetryPolicy::QUICK, dice: Arc::clone(&dice) };
-    let options = RedisOptions::new(places.queue.redis_url.clone());
-    let queue: SharedQueue = Arc::new(RedisQueue::new(&options, places.queue.queue.clone(), Arc::clone(&dice))?);
+    let queue: SharedQueue = Arc::new(RedisQueue::new(&places.queue.redis, places.queue.queue.clone(), Arc::clone(&dice))?);
     let mut buckets = BTreeMap::new();
     for (bucket, _) in &config.roots.buckets {
         let backend = Backend::S3(S3Config { bucket: bucket.clone(), ..places.zones.s3_defaults() });

@@ -7,3 +7,4 @@ pub mod corpus;
 pub mod proxy;
 pub mod servers;
 pub mod story;
+pub mod swarm;

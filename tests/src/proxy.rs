@@ -21,6 +21,8 @@ pub enum Traffic {
     LoseConditions,
     /// Passes them to the server and loses its answers.
     LoseAnswers,
+    /// Passes them on, and closes a connection after so many bytes of an answer.
+    CutAnswer(usize),
     /// Takes them and passes nothing on, as a network that swallows packets. What came meanwhile is delivered when
     /// traffic passes again.
     Blackhole,
@@ -130,6 +132,11 @@ async fn copy(
         match traffic {
             Traffic::LoseAnswers if answers => continue,
             Traffic::LoseConditions if !answers => rename(&mut buffer[..n], b"if-none-match", b"x-was-ignored"),
+            Traffic::CutAnswer(left) if answers && n >= left => {
+                to.write_all(&buffer[..left]).await?;
+                to.flush().await?;
+                return Err(std::io::ErrorKind::ConnectionAborted.into());
+            }
             Traffic::Delay(wait) => tokio::time::sleep(wait).await,
             _ => {}
         }

@@ -8,7 +8,7 @@ use des_shared::clock::{Dice, SystemClock};
 use des_shared::config::{self, LoadError, Values};
 use des_shared::metrics::Metrics;
 use des_shared::queue::SharedQueue;
-use des_shared::queue::redis::{RedisOptions, RedisQueue};
+use des_shared::queue::redis::RedisQueue;
 use des_shared::retry::RetryPolicy;
 use des_shared::service::Shutdown;
 use des_shared::store::backend::{Backend, Layers};
@@ -59,8 +59,7 @@ async fn run(config: WorkerConfig) -> Result<(), Box<dyn std::error::Error>> {
     let registry = Metrics::new();
     let store_metrics = StoreMetrics::register(registry.registry())?;
     let layers = Layers { metrics: Some(store_metrics), retry: RetryPolicy::PATIENT, dice: Arc::clone(&dice) };
-    let options = RedisOptions::new(config.queue.redis_url.clone());
-    let queue: SharedQueue = Arc::new(RedisQueue::new(&options, config.queue.queue.clone(), Arc::clone(&dice))?);
+    let queue: SharedQueue = Arc::new(RedisQueue::new(&config.queue.redis, config.queue.queue.clone(), Arc::clone(&dice))?);
     let mut buckets = BTreeMap::new();
     for (bucket, _) in &config.roots.buckets {
         let backend = Backend::S3(S3Config { bucket: bucket.clone(), ..config.zones.s3_defaults() });

@@ -7,14 +7,15 @@ use std::time::Duration;
 use super::{Values, settings};
 use crate::job::{JobDefaults, MAX_INLINE_BYTES, MAX_SHARD_SIZE};
 use crate::queue::QueueConfig;
+use crate::queue::redis::{RedisOptions, RedisTls};
 use crate::routing::NBits;
 use crate::segment::PackOptions;
 
 /// Redis and the queue's rules.
 #[derive(Clone)]
 pub struct QueueSettings {
-    /// URL of Redis. May hold a password.
-    pub redis_url: String,
+    /// How to reach Redis. May hold a password.
+    pub redis: RedisOptions,
     /// The queue's rules.
     pub queue: QueueConfig,
 }
@@ -28,20 +29,7 @@ impl fmt::Debug for QueueSettings {
 impl QueueSettings {
     /// Reads `settings::QUEUE`.
     pub fn read(values: &mut Values) -> Option<Self> {
-        let redis_url = values.text(&settings::REDIS_URL);
-        if redis_url.is_none() {
-            values.problem("DES_REDIS_URL (--redis-url): required, for example redis://127.0.0.1:6379/0");
-        }
-        let redis_url = redis_url.and_then(|_| {
-            values.read(&settings::REDIS_URL, |text| {
-                let known = ["redis://", "rediss://", "unix://", "redis+unix://"];
-                if known.iter().any(|scheme| text.starts_with(scheme)) {
-                    Ok(text.to_owned())
-                } else {
-                    Err(String::new())
-                }
-            })
-        });
+        let redis = Self::redis(values);
         let namespace = values.read(&settings::NAMESPACE, |text| {
             let ok = !text.is_empty()
                 && text.len() <= 64
@@ -55,7 +43,7 @@ impl QueueSettings {
         let lease = values.number(&settings::LEASE_SECONDS, 1..=3600);
         let max_attempts = values.number(&settings::MAX_ATTEMPTS, 1..=1000);
         Some(Self {
-            redis_url: redis_url?,
+            redis: redis?,
             queue: QueueConfig {
                 namespace: namespace?,
                 lease: Duration::from_secs(lease?),
@@ -63,6 +51,35 @@ impl QueueSettings {
                 ..QueueConfig::default()
             },
         })
+    }
+}
+
+impl QueueSettings {
+    /// Where Redis is. The form is checked here, and nothing is connected to.
+    fn redis(values: &mut Values) -> Option<RedisOptions> {
+        let file = |values: &mut Values, setting| {
+            values.text(setting)?;
+            values.read(setting, |path| std::fs::read(path).map_err(|error| format!("{path}: {error}")))
+        };
+        let ca = file(values, &settings::REDIS_CA_FILE);
+        let (certificate, key) = (file(values, &settings::REDIS_CERT_FILE), file(values, &settings::REDIS_KEY_FILE));
+        if values.text(&settings::REDIS_CERT_FILE).is_some() != values.text(&settings::REDIS_KEY_FILE).is_some() {
+            values.problem("DES_REDIS_CERT_FILE and DES_REDIS_KEY_FILE go together: one of them is missing");
+        }
+        let Some(url) = values.text(&settings::REDIS_URL) else {
+            values.problem("DES_REDIS_URL (--redis-url): required, for example redis://127.0.0.1:6379/0");
+            return None;
+        };
+        let mut options = RedisOptions::new(url.trim());
+        options.tls = RedisTls { ca, client: certificate.zip(key) };
+        match options.check() {
+            Ok(()) => Some(options),
+            Err(error) => {
+                // These words are made for showing: they hold no secret.
+                values.problem(format!("DES_REDIS_URL (--redis-url): {error}"));
+                None
+            }
+        }
     }
 }
 
@@ -211,6 +228,31 @@ mod tests {
         assert!(keyed.auth.accepts(b"battery-staple"));
         assert!(!keyed.auth.accepts(b"battery-stapl"));
         assert!(!format!("{keyed:?}").contains("staple"));
+    }
+
+    fn queue(pairs: &[(&str, &str)]) -> Result<QueueSettings, super::super::ConfigErrors> {
+        let mut values = Values::from_pairs(settings::QUEUE, pairs);
+        let queue = QueueSettings::read(&mut values);
+        values.finish(queue)
+    }
+
+    #[test]
+    fn wrong_forms_of_redis_are_refused_before_any_connection() {
+        for url in ["redis://:hunter2@h:1/0", "rediss://h", "redis+sentinel://a,b/m", "redis+cluster://:hunter2@a,b"] {
+            assert_eq!(queue(&[("DES_REDIS_URL", url)]).expect(url).redis.url, url);
+        }
+        for (pairs, why) in [
+            (vec![], "required"),
+            (vec![("DES_REDIS_URL", "localhost:hunter2")], "scheme"),
+            (vec![("DES_REDIS_URL", "redis+sentinel://:hunter2@a,b")], "name of the master"),
+            (vec![("DES_REDIS_URL", "redis://h"), ("DES_REDIS_CA_FILE", "/nowhere/ca.pem")], "/nowhere/ca.pem"),
+            (vec![("DES_REDIS_URL", "rediss://h"), ("DES_REDIS_CERT_FILE", "Cargo.toml")], "go together"),
+            (vec![("DES_REDIS_URL", "rediss://h"), ("DES_REDIS_CA_FILE", "Cargo.toml")], "PEM"),
+            (vec![("DES_REDIS_URL", "redis://h"), ("DES_REDIS_CA_FILE", "Cargo.toml")], "no URL for TLS"),
+        ] {
+            let text = queue(&pairs).expect_err(why).to_string();
+            assert!(text.contains(why) && !text.contains("hunter2"), "{text}");
+        }
     }
 
     #[test]

@@ -13,7 +13,13 @@ macro_rules! settings {
 
 settings! {
     /// Redis of the coordinator and the workers.
-    REDIS_URL = "DES_REDIS_URL", "redis-url", "URL", None, true, "Redis, for example redis://127.0.0.1:6379/0; rediss:// for TLS";
+    REDIS_URL = "DES_REDIS_URL", "redis-url", "URL", None, true, "Redis, for example redis://127.0.0.1:6379/0; rediss:// for TLS, redis+sentinel:// and redis+cluster:// as docs/operations.md says";
+    /// Authorities trusted for Redis.
+    REDIS_CA_FILE = "DES_REDIS_CA_FILE", "redis-ca-file", "FILE", None, false, "Certificates (PEM) of the authorities trusted for Redis with TLS, instead of the public ones";
+    /// Own certificate for Redis.
+    REDIS_CERT_FILE = "DES_REDIS_CERT_FILE", "redis-cert-file", "FILE", None, false, "Own certificate (PEM) for a Redis that asks for one";
+    /// Key of the own certificate for Redis.
+    REDIS_KEY_FILE = "DES_REDIS_KEY_FILE", "redis-key-file", "FILE", None, false, "Key (PEM) of the own certificate for Redis";
     /// Key prefix of one installation.
     NAMESPACE = "DES_NAMESPACE", "namespace", "NAME", Some("des"), false, "Key prefix of one installation in Redis";
     /// State store.
@@ -95,7 +101,8 @@ pub const LISTEN_WORKER: Setting = Setting { default: Some("127.0.0.1:9100"), ..
 pub const ZONES: &[Setting] =
     &[BACKEND, BASE_DIR, N_BITS, S3_BUCKET, S3_REGION, S3_ENDPOINT_URL, S3_PREFIX, ZONES_CONFIG];
 /// Settings of the queue, for the coordinator and the workers.
-pub const QUEUE: &[Setting] = &[REDIS_URL, NAMESPACE, LEASE_SECONDS, MAX_ATTEMPTS];
+pub const QUEUE: &[Setting] =
+    &[REDIS_URL, REDIS_CA_FILE, REDIS_CERT_FILE, REDIS_KEY_FILE, NAMESPACE, LEASE_SECONDS, MAX_ATTEMPTS];
 /// Settings of what a job that says nothing gets.
 pub const JOB_DEFAULTS: &[Setting] = &[SHARD_FORMAT, CODEC, LEVEL, MAX_SHARD_SIZE, BIG_FILE_THRESHOLD, BIGFILES_PREFIX];
 /// Settings of what the coordinator takes in and what it tidies up.

@@ -1,11 +1,16 @@
 //! The task queue on a real Redis: the contract, the model, and what only a server can do to it.
 
+mod cluster;
 mod contract;
 mod faults;
 mod hostile;
 mod limits;
 mod model;
+mod places;
 mod server;
+mod storms;
+mod swarm;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,12 +2,18 @@
 
 mod ports;
 mod redis;
+mod redis_cluster;
+mod redis_sentinel;
 mod seaweed;
 mod supervised;
+mod tls;
 
-pub use redis::{Redis, RedisOptions};
+pub use redis::{Redis, RedisOptions, command as redis_command};
+pub use redis_cluster::RedisCluster;
+pub use redis_sentinel::RedisSentinels;
 pub use seaweed::SeaweedFs;
 pub use supervised::Supervised;
+pub use tls::Certificates;
 
 /// Why a server is not there. The text says what to do.
 #[derive(Debug, thiserror::Error)]

@@ -86,6 +86,19 @@ impl Redis {
         self.port
     }
 
+    /// Its folder: relative names in its options lie there.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Runs one command on a connection of its own.
+    ///
+    /// # Errors
+    /// What the server or the connection says.
+    pub async fn command(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
+        command(&self.url(), words).await
+    }
+
     /// The process, for signals.
     pub fn process(&mut self) -> &mut Supervised {
         &mut self.process
@@ -154,6 +167,17 @@ impl Redis {
     }
 }
 
+/// Runs one command on a connection of its own.
+///
+/// # Errors
+/// What the server or the connection says.
+pub async fn command(url: &str, words: &[&str]) -> redis::RedisResult<redis::Value> {
+    let mut connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]);
+    command.query_async(&mut connection).await
+}
+
 fn launch(program: &Path, folder: &TempDir, port: u16, options: &RedisOptions) -> Result<Supervised, ServerError> {
     let append = if options.keep_data { "yes" } else { "no" };
     let port = port.to_string();
@@ -166,6 +190,6 @@ fn launch(program: &Path, folder: &TempDir, port: u16, options: &RedisOptions) -
     Supervised::start(folder.path(), program, args, &[]).map_err(|e| not_started(e.to_string(), String::new()))
 }
 
-fn not_started(why: String, log: String) -> ServerError {
+pub(super) fn not_started(why: String, log: String) -> ServerError {
     ServerError::NotStarted { program: "redis-server", why, log }
 }

@@ -7,6 +7,8 @@
 mod audit;
 mod connection;
 mod engine;
+mod finder;
+mod place;
 mod scripts;
 mod wake;
 mod wire;
@@ -18,7 +20,7 @@ use std::time::Duration;
 use redis::{Script, Value};
 
 use self::connection::Connections;
-pub use self::connection::RedisOptions;
+pub use self::place::{RedisOptions, RedisTls};
 use self::scripts::{Scripts, TimeSource};
 use self::wake::Wake;
 use self::wire::Reply;
@@ -81,7 +83,7 @@ impl RedisQueue {
             )));
         }
         let tag = format!("{{{name}}}");
-        let connections = Arc::new(Connections::new(options)?);
+        let connections = Arc::new(Connections::new(options, &tag, Arc::clone(&dice))?);
         Ok(Self { config, dice, tag, connections, scripts: Scripts::new(time), wake: Wake::default() })
     }
 

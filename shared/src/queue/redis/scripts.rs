@@ -1,5 +1,6 @@
 //! The Lua scripts, put together: the flags, the time, the prelude, the parts a script shares with others, the body. Each
-//! is one atomic step of the queue.
+//! is one atomic step of the queue. A call of a script makes every function of its text anew, so the two scripts that a
+//! busy queue calls most have their usual case in front of the prelude, in one straight line.
 //!
 //! Flags need Redis 7 or later. `allow-oom`: runs although the server is at its `maxmemory`, so that workers can finish
 //! what they began and operators can make room. `no-writes`: only reads. Without either a server that has no memory left
@@ -17,7 +18,7 @@ pub(super) enum TimeSource {
 }
 
 macro_rules! scripts {
-    ($($flags:literal: { $($name:ident $(with $part:ident)?),+ $(,)? })+) => {
+    ($($flags:literal: { $($name:ident $(after $usual:ident)? $(with $part:ident)?),+ $(,)? })+) => {
         /// Every script by its name; the text of `scripts/NAME.lua` says what it takes and answers.
         #[derive(Debug)]
         pub(super) struct Scripts {
@@ -37,6 +38,7 @@ macro_rules! scripts {
                         &[
                             concat!("#!lua", $flags, "\n"),
                             now,
+                            $(include_str!(concat!("scripts/", stringify!($usual), ".lua")),)?
                             prelude,
                             $(include_str!(concat!("scripts/", stringify!($part), ".lua")),)?
                             include_str!(concat!("scripts/", stringify!($name), ".lua")),
@@ -52,7 +54,7 @@ macro_rules! scripts {
 scripts!(
     "": { add_job, add_tasks }
     " flags=allow-oom": {
-        cancel_job, checkpoint, claim, commit, fail, forget_job with forgetting, heartbeat, index, lock, mend, release,
+        cancel_job, checkpoint, claim after claim_usual, commit after commit_usual, fail, forget_job with forgetting, heartbeat, index, lock, mend, release,
         set_paused, set_share, settle, sums, tick with forgetting, unlock, walk with numbers,
     }
     " flags=no-writes": { due, job, jobs, stats, tasks with numbers, workers }
