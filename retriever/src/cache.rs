@@ -61,13 +61,22 @@ enum Value {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Listing {
     /// In the order of their keys.
-    pub(crate) shards: Vec<ObjectMeta>,
+    pub(crate) shards: Arc<Vec<ObjectMeta>>,
     /// What is deleted.
     tombstones: Arc<Tombstones>,
     /// When it was asked for, Unix milliseconds.
     asked_ms: u64,
     /// When a miss last led to a new listing of this slot; 0 for never.
     pub(crate) missed_ms: u64,
+}
+
+/// What is still good of an older listing.
+#[derive(Default)]
+struct Kept {
+    missed_ms: u64,
+    /// With when they were asked for.
+    shards: Option<(Arc<Vec<ObjectMeta>>, u64)>,
+    tombstones: Option<Arc<Tombstones>>,
 }
 
 /// What is deleted in a slot.
@@ -143,7 +152,8 @@ impl IndexCache {
         Ok((value, loaded))
     }
 
-    /// The shards of a slot, as a listing not older than `max_age_ms` has them. True when this very call listed.
+    /// The shards of a slot and what is deleted there, both as listings not older than `max_age_ms` have them. True when
+    /// this very call listed the shards.
     pub(crate) async fn listing(
         &self,
         replica: &Replica,
@@ -151,19 +161,28 @@ impl IndexCache {
         max_age_ms: u64,
     ) -> Result<(Arc<Listing>, bool), Error> {
         let key = Key::Listing { store: replica.id, slot };
-        let mut missed_ms = 0;
+        let mut keep = Kept::default();
         if let Some(Value::Listing(known)) = self.entries.get(&key).await {
-            if self.clock.now_ms().saturating_sub(known.asked_ms) < max_age_ms {
+            let now = self.clock.now_ms();
+            let fresh = |asked_ms: u64| now.saturating_sub(asked_ms) < max_age_ms;
+            let (shards, tombstones) = (fresh(known.asked_ms), fresh(known.tombstones.asked_ms));
+            if shards && tombstones {
                 self.metrics.cache_asked(true);
                 return Ok((known, false));
             }
-            missed_ms = known.missed_ms;
+            keep = Kept {
+                missed_ms: known.missed_ms,
+                shards: shards.then(|| (known.shards.clone(), known.asked_ms)),
+                tombstones: tombstones.then(|| known.tombstones.clone()),
+            };
             self.forget(&key, &known).await;
         }
-        self.listed(key, replica, slot, (missed_ms, None)).await
+        let kept_shards = keep.shards.is_some();
+        let (listing, loaded) = self.listed(key, replica, slot, keep).await?;
+        Ok((listing, loaded && !kept_shards))
     }
 
-    /// A listing newer than `old`, which did not lead to what somebody wanted.
+    /// Shards newer than those of `old`, which did not lead to what somebody wanted.
     pub(crate) async fn newer_listing(
         &self,
         replica: &Replica,
@@ -172,9 +191,9 @@ impl IndexCache {
     ) -> Result<Arc<Listing>, Error> {
         let key = Key::Listing { store: replica.id, slot };
         self.forget(&key, old).await;
-        // What is deleted was asked for with the old one, which was trusted.
         let tombstones = Some(old.tombstones.clone());
-        Ok(self.listed(key, replica, slot, (self.clock.now_ms(), tombstones)).await?.0)
+        let keep = Kept { missed_ms: self.clock.now_ms(), shards: None, tombstones };
+        Ok(self.listed(key, replica, slot, keep).await?.0)
     }
 
     /// Drops what is known of a slot, because this process changed it.
@@ -191,24 +210,23 @@ impl IndexCache {
         self.entries.entry(key.clone()).and_compute_with(decide).await;
     }
 
-    async fn listed(
-        &self,
-        key: Key,
-        replica: &Replica,
-        slot: Slot,
-        (missed_ms, tombstones): (u64, Option<Arc<Tombstones>>),
-    ) -> Result<(Arc<Listing>, bool), Error> {
+    async fn listed(&self, key: Key, replica: &Replica, slot: Slot, keep: Kept) -> Result<(Arc<Listing>, bool), Error> {
         let load = async {
             let now = self.clock.now_ms();
-            let deleted = async {
-                match tombstones {
-                    Some(known) => Ok(known),
+            let shards = async {
+                match keep.shards {
+                    Some(known) => Ok::<_, Error>(known),
+                    None => Ok((Arc::new(list_shards(replica, slot).await?), now)),
+                }
+            };
+            let tombstones = async {
+                match keep.tombstones {
+                    Some(known) => Ok::<_, Error>(known),
                     None => Ok(Arc::new(Tombstones { all: list_tombstones(replica, slot).await?, asked_ms: now })),
                 }
             };
-            let (shards, tombstones) = tokio::try_join!(list_shards(replica, slot), deleted)?;
-            // As old as its older half.
-            let asked_ms = now.min(tombstones.asked_ms);
+            let ((shards, asked_ms), tombstones) = tokio::try_join!(shards, tombstones)?;
+            let missed_ms = keep.missed_ms;
             Ok(Value::Listing(Arc::new(Listing { shards, tombstones, asked_ms, missed_ms })))
         };
         match self.get(key, load).await? {

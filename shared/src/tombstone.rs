@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::routing::Slot;
+use crate::shard::hex32;
 
 /// Prefix of all tombstones of a zone.
 pub const TOMBSTONES_PREFIX: &str = "_tombstones/";
@@ -77,7 +78,8 @@ pub fn prefix(slot: &Slot) -> String {
 
 /// Key of a tombstone: its name says all that a reader of the slot has to know.
 pub fn key(slot: &Slot, uid: &str, deleted_ms: u64) -> String {
-    let hash: String = UidHash::of(uid).0.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut hash = hex32(&Sha256::digest(uid.as_bytes()).into());
+    hash.truncate(32);
     format!("{}{hash}-{deleted_ms:013}{SUFFIX}", prefix(slot))
 }
 
