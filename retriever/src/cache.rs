@@ -14,6 +14,7 @@ use des_shared::layout::parse_shard_name;
 use des_shared::routing::Slot;
 use des_shared::shard::Block;
 use des_shared::store::ObjectMeta;
+use des_shared::tombstone::{self, UidHash};
 use moka::future::Cache;
 use moka::ops::compute::Op;
 use tokio::sync::Semaphore;
@@ -24,6 +25,8 @@ use crate::places::Replica;
 
 /// The most shards of one slot that are searched; a list of that many takes some 20 MB.
 const MAX_SHARDS_OF_SLOT: usize = 100_000;
+/// The most tombstones of one slot that are looked at; they take 24 bytes each.
+const MAX_TOMBSTONES_OF_SLOT: usize = 1_000_000;
 /// Objects of one page of a listing.
 const PAGE: usize = 1000;
 /// Listings, tails and blocks read at the same time: each takes memory that is not the cache's.
@@ -58,11 +61,43 @@ enum Value {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Listing {
     /// In the order of their keys.
-    pub(crate) shards: Vec<ObjectMeta>,
+    pub(crate) shards: Arc<Vec<ObjectMeta>>,
+    /// What is deleted.
+    tombstones: Arc<Tombstones>,
     /// When it was asked for, Unix milliseconds.
     asked_ms: u64,
     /// When a miss last led to a new listing of this slot; 0 for never.
     pub(crate) missed_ms: u64,
+}
+
+/// What is still good of an older listing.
+#[derive(Default)]
+struct Kept {
+    missed_ms: u64,
+    /// With when they were asked for.
+    shards: Option<(Arc<Vec<ObjectMeta>>, u64)>,
+    tombstones: Option<Arc<Tombstones>>,
+}
+
+/// What is deleted in a slot.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tombstones {
+    /// File and time, in this order.
+    all: Vec<(UidHash, u64)>,
+    asked_ms: u64,
+}
+
+impl Listing {
+    /// When a file was deleted last, Unix milliseconds; `None` when it never was.
+    pub(crate) fn deleted_ms(&self, uid: &str) -> Option<u64> {
+        let all = &self.tombstones.all;
+        if all.is_empty() {
+            return None;
+        }
+        let hash = UidHash::of(uid);
+        let behind = all.partition_point(|(other, _)| *other <= hash);
+        all[..behind].last().filter(|(other, _)| *other == hash).map(|(_, time)| *time)
+    }
 }
 
 /// The cache.
@@ -81,7 +116,9 @@ fn weight(key: &Key, value: &Value) -> u32 {
     };
     let content = match value {
         Value::Listing(listing) => {
-            listing.shards.iter().map(|o| size_of::<ObjectMeta>() + o.key.len() + o.etag.len()).sum()
+            let shards: usize =
+                listing.shards.iter().map(|o| size_of::<ObjectMeta>() + o.key.len() + o.etag.len()).sum();
+            shards + size_of::<(UidHash, u64)>() * listing.tombstones.all.len()
         }
         Value::Shard(shard) => shard.heap_bytes(),
         Value::Block(block) => block.heap_bytes(),
@@ -115,7 +152,8 @@ impl IndexCache {
         Ok((value, loaded))
     }
 
-    /// The shards of a slot, as a listing not older than `max_age_ms` has them. True when this very call listed.
+    /// The shards of a slot and what is deleted there, both as listings not older than `max_age_ms` have them. True when
+    /// this very call listed the shards.
     pub(crate) async fn listing(
         &self,
         replica: &Replica,
@@ -123,19 +161,28 @@ impl IndexCache {
         max_age_ms: u64,
     ) -> Result<(Arc<Listing>, bool), Error> {
         let key = Key::Listing { store: replica.id, slot };
-        let mut missed_ms = 0;
+        let mut keep = Kept::default();
         if let Some(Value::Listing(known)) = self.entries.get(&key).await {
-            if self.clock.now_ms().saturating_sub(known.asked_ms) < max_age_ms {
+            let now = self.clock.now_ms();
+            let fresh = |asked_ms: u64| now.saturating_sub(asked_ms) < max_age_ms;
+            let (shards, tombstones) = (fresh(known.asked_ms), fresh(known.tombstones.asked_ms));
+            if shards && tombstones {
                 self.metrics.cache_asked(true);
                 return Ok((known, false));
             }
-            missed_ms = known.missed_ms;
+            keep = Kept {
+                missed_ms: known.missed_ms,
+                shards: shards.then(|| (known.shards.clone(), known.asked_ms)),
+                tombstones: tombstones.then(|| known.tombstones.clone()),
+            };
             self.forget(&key, &known).await;
         }
-        self.listed(key, replica, slot, missed_ms).await
+        let kept_shards = keep.shards.is_some();
+        let (listing, loaded) = self.listed(key, replica, slot, keep).await?;
+        Ok((listing, loaded && !kept_shards))
     }
 
-    /// A listing newer than `old`, which did not lead to what somebody wanted.
+    /// Shards newer than those of `old`, which did not lead to what somebody wanted.
     pub(crate) async fn newer_listing(
         &self,
         replica: &Replica,
@@ -144,7 +191,14 @@ impl IndexCache {
     ) -> Result<Arc<Listing>, Error> {
         let key = Key::Listing { store: replica.id, slot };
         self.forget(&key, old).await;
-        Ok(self.listed(key, replica, slot, self.clock.now_ms()).await?.0)
+        let tombstones = Some(old.tombstones.clone());
+        let keep = Kept { missed_ms: self.clock.now_ms(), shards: None, tombstones };
+        Ok(self.listed(key, replica, slot, keep).await?.0)
+    }
+
+    /// Drops what is known of a slot, because this process changed it.
+    pub(crate) async fn changed(&self, replica: &Replica, slot: Slot) {
+        self.entries.invalidate(&Key::Listing { store: replica.id, slot }).await;
     }
 
     /// Drops a listing, unless it was replaced already.
@@ -156,17 +210,24 @@ impl IndexCache {
         self.entries.entry(key.clone()).and_compute_with(decide).await;
     }
 
-    async fn listed(
-        &self,
-        key: Key,
-        replica: &Replica,
-        slot: Slot,
-        missed_ms: u64,
-    ) -> Result<(Arc<Listing>, bool), Error> {
+    async fn listed(&self, key: Key, replica: &Replica, slot: Slot, keep: Kept) -> Result<(Arc<Listing>, bool), Error> {
         let load = async {
-            let asked_ms = self.clock.now_ms();
-            let shards = list_shards(replica, slot).await?;
-            Ok(Value::Listing(Arc::new(Listing { shards, asked_ms, missed_ms })))
+            let now = self.clock.now_ms();
+            let shards = async {
+                match keep.shards {
+                    Some(known) => Ok::<_, Error>(known),
+                    None => Ok((Arc::new(list_shards(replica, slot).await?), now)),
+                }
+            };
+            let tombstones = async {
+                match keep.tombstones {
+                    Some(known) => Ok::<_, Error>(known),
+                    None => Ok(Arc::new(Tombstones { all: list_tombstones(replica, slot).await?, asked_ms: now })),
+                }
+            };
+            let ((shards, asked_ms), tombstones) = tokio::try_join!(shards, tombstones)?;
+            let missed_ms = keep.missed_ms;
+            Ok(Value::Listing(Arc::new(Listing { shards, tombstones, asked_ms, missed_ms })))
         };
         match self.get(key, load).await? {
             (Value::Listing(listing), loaded) => Ok((listing, loaded)),
@@ -209,24 +270,43 @@ fn object_id(replica: &Replica, object: &ObjectMeta) -> ObjectId {
     ObjectId { store: replica.id, key: object.key.as_str().into(), version: version.into() }
 }
 
-/// All shards of a slot, page by page. Whatever else lies under the prefix is not a shard and is left alone.
+/// All shards of a slot. Whatever else lies under the prefix is not a shard and is left alone.
 async fn list_shards(replica: &Replica, slot: Slot) -> Result<Vec<ObjectMeta>, Error> {
-    let (prefix, name) = (slot.object_prefix(), slot.to_string());
-    let is_shard = |object: &ObjectMeta| {
-        !object.key.contains('/') && parse_shard_name(&object.key).is_some_and(|shard| shard.slot == name)
+    let name = slot.to_string();
+    let shard = |object: ObjectMeta| {
+        let named = parse_shard_name(&object.key).is_some_and(|shard| shard.slot == name);
+        (named && !object.key.contains('/')).then_some(object)
     };
-    let (mut shards, mut after) = (Vec::new(), None::<String>);
+    list_slot(replica, slot, (slot.object_prefix(), "shards", MAX_SHARDS_OF_SLOT), shard).await
+}
+
+/// What is deleted in a slot, sorted.
+async fn list_tombstones(replica: &Replica, slot: Slot) -> Result<Vec<(UidHash, u64)>, Error> {
+    let parse = |object: ObjectMeta| tombstone::parse(&slot, &object.key);
+    let what = (tombstone::prefix(&slot), "tombstones", MAX_TOMBSTONES_OF_SLOT);
+    let mut all = list_slot(replica, slot, what, parse).await?;
+    all.sort_unstable();
+    Ok(all)
+}
+
+/// What `keep` makes of all objects under a prefix, page by page, up to a number.
+async fn list_slot<T>(
+    replica: &Replica,
+    slot: Slot,
+    (prefix, what, limit): (String, &'static str, usize),
+    keep: impl Fn(ObjectMeta) -> Option<T>,
+) -> Result<Vec<T>, Error> {
+    let (mut found, mut after) = (Vec::new(), None::<String>);
     loop {
         let page = replica.source.store().list(&prefix, after.as_deref(), PAGE).await;
         let page = page.map_err(|e| Error::at_zone(&replica.zone, e.into()))?;
-        shards.extend(page.objects.into_iter().filter(is_shard));
-        if shards.len() > MAX_SHARDS_OF_SLOT {
-            let zone = replica.zone.clone();
-            return Err(Error::TooManyShards { zone, slot: name, limit: MAX_SHARDS_OF_SLOT });
+        found.extend(page.objects.into_iter().filter_map(&keep));
+        if found.len() > limit {
+            return Err(Error::TooMany { zone: replica.zone.clone(), slot: slot.to_string(), what, limit });
         }
         match page.next {
             Some(next) => after = Some(next),
-            None => return Ok(shards),
+            None => return Ok(found),
         }
     }
 }

@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use des_shared::config::{Listen, Setting, Values, ZoneSettings, settings};
+use des_shared::config::{Auth, Listen, Setting, Values, ZoneSettings, settings};
 
 /// Every setting the retriever reads. No Redis and no state store: it needs the shards alone.
 pub fn all_settings() -> Vec<Setting> {
-    let own =
-        [settings::LISTEN_RETRIEVER, settings::CACHE_BYTES, settings::LISTING_TTL_SECONDS, settings::BIGFILES_PREFIX];
+    let own = [
+        settings::LISTEN_RETRIEVER,
+        settings::CACHE_BYTES,
+        settings::LISTING_TTL_SECONDS,
+        settings::BIGFILES_PREFIX,
+        settings::DELETE_API_KEY,
+    ];
     [&own, settings::ZONES, settings::PROCESS].concat()
 }
 
@@ -31,6 +36,8 @@ pub struct Config {
     pub listing_ttl: Duration,
     /// Key prefix of big files beside the shards.
     pub bigfiles_prefix: String,
+    /// Who may delete; nobody when there is none.
+    pub deleters: Option<Auth>,
 }
 
 impl Config {
@@ -45,7 +52,9 @@ impl Config {
             let usable = !text.is_empty() && text.split('/').all(|part| !matches!(part, "" | "." | ".."));
             if usable { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a key prefix such as _bigFiles")) }
         });
+        let deleters = Auth::read(values, &settings::DELETE_API_KEY);
         Some(Self {
+            deleters,
             listen: listen?,
             backend: zones?.backend,
             cache_bytes: cache_bytes?,

@@ -84,13 +84,23 @@ pub enum Error {
         /// What is served, in bytes.
         limit: u64,
     },
-    /// A slot has more shards than anybody packs.
-    #[error("zone {zone:?} has more than {limit} shards of slot {slot}")]
-    TooManyShards {
+    /// The file is deleted.
+    #[error("the file {uid:?} of that day was deleted")]
+    Deleted {
+        /// The uid asked for.
+        uid: String,
+        /// When, Unix milliseconds.
+        deleted_ms: u64,
+    },
+    /// A slot has more shards or tombstones than anybody makes.
+    #[error("zone {zone:?} has more than {limit} {what} of slot {slot}")]
+    TooMany {
         /// The zone's name.
         zone: String,
         /// The slot.
         slot: String,
+        /// Shards or tombstones.
+        what: &'static str,
         /// The most that are searched.
         limit: usize,
     },
@@ -138,12 +148,13 @@ impl Error {
             Self::BadRequest { .. } => StatusCode::BAD_REQUEST,
             Self::UidTooLong { .. } => StatusCode::URI_TOO_LONG,
             Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::Deleted { .. } => StatusCode::GONE,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::ZoneDown { .. } | Self::ZoneUnusable { .. } | Self::Moving { .. } | Self::Busy => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Damaged { .. } => StatusCode::BAD_GATEWAY,
-            Self::TooLarge { .. } | Self::TooManyShards { .. } | Self::NoZone(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::TooLarge { .. } | Self::TooMany { .. } | Self::NoZone(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -152,13 +163,14 @@ impl Error {
             Self::BadRequest { kind, .. } => kind,
             Self::UidTooLong { .. } => "uid-too-long",
             Self::NotFound { .. } => "file-not-found",
+            Self::Deleted { .. } => "file-deleted",
             Self::RangeNotSatisfiable { .. } => "range-not-satisfiable",
             Self::ZoneDown { .. } => "zone-unavailable",
             Self::ZoneUnusable { .. } => "zone-unusable",
             Self::Moving { .. } => "shard-replaced",
             Self::Damaged { .. } => "damaged-data",
             Self::TooLarge { .. } => "file-too-large",
-            Self::TooManyShards { .. } => "too-many-shards",
+            Self::TooMany { .. } => "too-many-objects",
             Self::Busy => "busy",
             Self::NoZone(_) => "no-zone",
         }

@@ -8,6 +8,7 @@
 mod api;
 mod cache;
 mod config;
+mod delete;
 mod error;
 mod fetch;
 mod locate;
@@ -75,7 +76,12 @@ impl Retriever {
     pub async fn start(config: Config, deps: Deps, shutdown: Shutdown) -> io::Result<Running> {
         let listener = service::bind(config.listen.address).await?;
         let address = listener.local_addr()?;
-        let (drain, auth) = (config.listen.drain, config.listen.auth.clone());
+        let drain = config.listen.drain;
+        // Where requests need a key, that of a deleter is one.
+        let auth = match &config.deleters {
+            Some(deleters) if config.listen.auth.required() => config.listen.auth.or(deleters),
+            _ => config.listen.auth.clone(),
+        };
         let router = service::with_auth(router(&config, deps, &shutdown), auth);
         let server = tokio::spawn(service::serve(listener, router, shutdown, drain));
         Ok(Running { address, server })
@@ -111,7 +117,7 @@ fn router(config: &Config, deps: Deps, shutdown: &Shutdown) -> Router {
     let metrics = RetrieverMetrics::register(&deps.metrics, config.backend);
     let files = files(config, &deps, &metrics);
     let readiness = files.places.readiness(Readiness::new(shutdown.clone()));
-    api::router(Api { files: Arc::new(files), metrics })
+    api::router(Api { files: Arc::new(files), metrics, deleters: config.deleters.clone(), clock: deps.clock.clone() })
         .merge(service::health_routes(readiness, deps.metrics))
         .fallback(api::not_found)
 }

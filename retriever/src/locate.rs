@@ -34,6 +34,8 @@ pub(crate) struct Found {
     pub(crate) best: Option<Located>,
     /// A shard of the slot that could not be searched because it is damaged: it might have held the uid.
     pub(crate) damage: Option<Box<ArchiveError>>,
+    /// When the file was deleted, Unix milliseconds, where that hides `best`: nothing of it may be served.
+    pub(crate) deleted_ms: Option<u64>,
 }
 
 /// Finds files. Cheap to clone.
@@ -67,13 +69,18 @@ impl Locator {
             Freshness::New => 0,
         };
         let (listing, own) = self.cache.listing(replica, slot, ttl_ms).await?;
-        let found = self.search(replica, &listing, uid).await?;
+        let found = self.search(replica, &listing, uid).await?.under(&listing, uid);
         let may_relist = self.clock.now_ms().saturating_sub(listing.missed_ms) >= MISS_RELIST_MS;
-        if found.best.is_some() || own || !may_relist {
+        // Behind a tombstone the file may have been packed again.
+        let settled = found.best.is_some() && found.deleted_ms.is_none();
+        if settled || own || !may_relist {
             return Ok(found);
         }
         let newer = self.cache.newer_listing(replica, slot, &listing).await?;
-        if newer.shards == listing.shards { Ok(found) } else { self.search(replica, &newer, uid).await }
+        if newer.shards == listing.shards {
+            return Ok(found);
+        }
+        Ok(self.search(replica, &newer, uid).await?.under(&newer, uid))
     }
 
     async fn search(&self, replica: &Arc<Replica>, listing: &Arc<Listing>, uid: &str) -> Result<Found, Error> {
@@ -112,6 +119,14 @@ impl Locator {
 }
 
 impl Found {
+    /// With what the slot's tombstones say. One hides what was packed before it, so the newest shard decides; where a
+    /// damaged shard may hold something newer, what is deleted stays deleted.
+    fn under(mut self, listing: &Listing, uid: &str) -> Self {
+        let sequence = self.best.as_ref().map_or(0, |best| best.shard.sequence());
+        self.deleted_ms = listing.deleted_ms(uid).filter(|time| *time > sequence);
+        self
+    }
+
     fn add(&mut self, result: Result<Option<Located>, Error>) -> Result<(), Error> {
         match result {
             Ok(None) => {}

@@ -77,12 +77,20 @@ enum BesideDamage {
 impl Files {
     /// Answers a request: the UTC date first, then the date as written.
     pub(crate) async fn answer(&self, wanted: &Wanted) -> Result<Answer, Error> {
+        let mut deleted = None;
         for slot in candidate_slots(&wanted.uid, &wanted.created_at, self.places.zones().n_bits()) {
-            if let Some(answer) = self.in_slot(slot, wanted).await? {
-                return Ok(answer);
+            match self.in_slot(slot, wanted).await {
+                Ok(Some(answer)) => return Ok(answer),
+                Ok(None) => {}
+                // Under its other date it may have been packed later.
+                Err(error @ Error::Deleted { .. }) => drop(deleted.get_or_insert(error)),
+                Err(error) => return Err(error),
             }
         }
-        Err(Error::NotFound { uid: wanted.uid.chars().take(200).collect() })
+        if let Some(error) = deleted {
+            return Err(error);
+        }
+        Err(Error::NotFound { uid: shown(&wanted.uid) })
     }
 
     /// Asks the stores of a zone in order, until one has an answer.
@@ -137,6 +145,9 @@ impl Files {
         (freshness, beside): (Freshness, BesideDamage),
     ) -> Result<Option<Answer>, Error> {
         let found = self.locator.find(replica, slot, &wanted.uid, freshness).await?;
+        if let Some(deleted_ms) = found.deleted_ms {
+            return Err(Error::Deleted { uid: shown(&wanted.uid), deleted_ms });
+        }
         if let Some(damage) = found.damage {
             if found.best.is_none() || beside == BesideDamage::AskElsewhere {
                 return Err(Error::Damaged { zone: replica.zone.clone(), source: damage });
@@ -212,6 +223,11 @@ impl Files {
             }
         }
     }
+}
+
+/// A uid for messages.
+pub(crate) fn shown(uid: &str) -> String {
+    uid.chars().take(200).collect()
 }
 
 /// The stored frame is right when the client takes it, a checksum of it is known, and it needs no dictionary. Ranges

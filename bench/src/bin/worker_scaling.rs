@@ -126,7 +126,7 @@ fn segment(place: &Place, args: &Args, task: TaskId) -> Outcome<Segment> {
     let index = task.number % NBits::default().slots();
     let slot = Slot { date: ShardDate { year: 2024, month: 3, day: 1 }, index, n_bits: NBits::default() };
     let options = PackOptions::default();
-    Ok(Segment { task, slot, number: task.number, sequence: ACCEPTED_MS, options, files })
+    Ok(Segment { task, slot, number: task.number, sequence: ACCEPTED_MS, options, files: files.into() })
 }
 
 /// Seconds from the first claim to the last commit, and the S3 calls of each shard.
@@ -212,6 +212,7 @@ async fn worker(
         drain: Duration::from_secs(25),
         listen: None,
         limits: PackLimits::default(),
+        probe_stores: false,
     };
     Ok(des_worker::start(options, deps, shutdown).await?)
 }

@@ -178,7 +178,7 @@ fn segment(task: TaskId, source: &PathBuf) -> Outcome<Segment> {
         source: Path::new(source).display().to_string(),
     };
     let options = PackOptions::default();
-    Ok(Segment { task, slot, number: 0, sequence: 1_700_000_000_000, options, files: vec![file] })
+    Ok(Segment { task, slot, number: 0, sequence: 1_700_000_000_000, options, files: vec![file].into() })
 }
 
 /// Takes connections and requests, answers nothing.

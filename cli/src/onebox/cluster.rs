@@ -214,6 +214,7 @@ impl Parts<'_> {
             cache_bytes: CACHE_BYTES,
             listing_ttl: LISTING_TTL,
             bigfiles_prefix: JobDefaults::default().pack.bigfiles_prefix,
+            deleters: None,
         };
         let deps = des_retriever::Deps {
             zones: Arc::clone(&self.zones),

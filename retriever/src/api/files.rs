@@ -9,7 +9,6 @@ use axum::response::{IntoResponse, Response};
 use futures::TryStreamExt;
 
 use super::{Api, request};
-use crate::error::Error;
 use crate::serve::{Answer, Body};
 
 pub(super) async fn get(State(api): State<Api>, method: Method, uri: Uri, headers: HeaderMap) -> Response {
@@ -21,23 +20,13 @@ pub(super) async fn get(State(api): State<Api>, method: Method, uri: Uri, header
     let response = match answer {
         Ok(answer) => into_http(&api, answer),
         Err(error) => {
-            log(&error, &uri);
+            super::log(&error, &uri);
             error.into_response()
         }
     };
     api.metrics.request_answered(response.status(), began.elapsed());
     drop(in_flight);
     response
-}
-
-/// What an operator must know is logged here, once; what the client did wrong is not.
-fn log(error: &Error, uri: &Uri) {
-    let path: String = uri.path().chars().take(300).collect();
-    match error.status() {
-        StatusCode::SERVICE_UNAVAILABLE => tracing::warn!(path, "not served: {error}"),
-        status if status.is_server_error() => tracing::error!(path, "not served: {error}"),
-        _ => tracing::debug!(path, "not served: {error}"),
-    }
 }
 
 fn into_http(api: &Api, answer: Answer) -> Response {

@@ -3,10 +3,15 @@
 use axum::http::{HeaderMap, HeaderName, Method, Uri, header};
 use des_shared::created_at::CreatedAt;
 use des_shared::ids::MAX_UID_BYTES;
+use des_shared::tombstone::Reasons;
 use percent_encoding::percent_decode_str;
 
+use crate::delete::Deletion;
 use crate::error::Error;
 use crate::serve::Wanted;
+
+/// The longest text about a deletion, in bytes.
+const MAX_REASON_BYTES: usize = 1000;
 
 /// Reads a request for a file.
 pub(super) fn wanted(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Wanted, Error> {
@@ -21,7 +26,55 @@ pub(super) fn wanted(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<
     })
 }
 
-fn bad(kind: &'static str, detail: impl Into<String>) -> Error {
+/// Reads a request to delete a file.
+pub(super) fn deletion(uri: &Uri) -> Result<Deletion, Error> {
+    let query = uri.query().unwrap_or_default();
+    let said = |name: &'static str| -> Result<Option<String>, Error> {
+        let Some(text) = parameter(query, name)? else { return Ok(None) };
+        let text = text.trim();
+        if text.len() > MAX_REASON_BYTES || text.chars().any(char::is_control) {
+            let detail = format!("{name} is longer than {MAX_REASON_BYTES} bytes or has control characters");
+            return Err(bad("parameter-invalid", detail));
+        }
+        Ok((!text.is_empty()).then(|| text.to_owned()))
+    };
+    let needed = |name: &'static str| {
+        said(name)?
+            .ok_or_else(|| bad("parameter-missing", format!("{name} is missing: say who deletes the file and why")))
+    };
+    Ok(Deletion {
+        uid: uid(uri.path())?,
+        created_at: created_at(query)?,
+        why: Reasons { deleted_by: needed("deleted_by")?, reason: needed("reason")?, ticket_id: said("ticket_id")? },
+    })
+}
+
+/// Reads `limit` and `cursor` of a list.
+pub(super) fn page(uri: &Uri, usual: usize, most: usize) -> Result<(usize, Option<String>), Error> {
+    let query = uri.query().unwrap_or_default();
+    let limit = match parameter(query, "limit")? {
+        None => usual,
+        Some(text) => {
+            let number = text.parse().ok().filter(|n| (1..=most).contains(n));
+            number.ok_or_else(|| bad("limit-invalid", format!("limit is {text:?}; expected 1 to {most}")))?
+        }
+    };
+    Ok((limit, parameter(query, "cursor")?))
+}
+
+/// One parameter of a query, decoded as forms are.
+fn parameter(query: &str, name: &'static str) -> Result<Option<String>, Error> {
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let mut values = pairs.filter(|(key, _)| *key == name).map(|(_, value)| value.replace('+', " "));
+    let (first, more) = (values.next(), values.next());
+    if more.is_some() {
+        return Err(bad("parameter-twice", format!("{name} is there twice; send it once")));
+    }
+    let decode = |text: String| percent_decode_str(&text).decode_utf8().map(std::borrow::Cow::into_owned);
+    first.map(decode).transpose().map_err(|_| bad("parameter-invalid", format!("{name} is not UTF-8")))
+}
+
+pub(super) fn bad(kind: &'static str, detail: impl Into<String>) -> Error {
     Error::BadRequest { kind, detail: detail.into() }
 }
 

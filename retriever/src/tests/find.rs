@@ -62,7 +62,7 @@ async fn a_slot_is_not_the_prefix_of_another() {
     let rig = Rig::new(&place, 9);
     assert_eq!(rig.get(&short).await.expect("found"), &b"short"[..]);
     let calls = place.calls();
-    assert!(calls.len() <= 3 && calls.iter().all(|c| c.key.starts_with("20250310_1F_")), "{calls:?}");
+    assert!(calls.len() <= 4 && calls.iter().all(|c| c.key.contains("20250310_1F_")), "{calls:?}");
     assert_eq!(rig.get(&long).await.expect("found"), &b"long"[..]);
 }
 

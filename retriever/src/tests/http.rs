@@ -114,15 +114,15 @@ async fn wrong_requests_are_told_what_would_be_right() {
         ("GET", "/files/b?created_at=2025-03-10", 404, "\"b\""),
         ("GET", "/files?created_at=2025-03-10", 404, "/files/{uid}"),
         ("GET", "/", 404, "/files/{uid}"),
-        ("POST", "/files/a?created_at=2025-03-10", 405, "GET and HEAD"),
-        ("DELETE", "/files/a?created_at=2025-03-10", 405, "GET and HEAD"),
-        ("PUT", "/files/a/b", 405, "GET and HEAD"),
+        ("POST", "/files/a?created_at=2025-03-10", 405, "GET, HEAD and DELETE"),
+        ("DELETE", "/files/a?created_at=2025-03-10", 403, "DES_DELETE_API_KEY"),
+        ("PUT", "/files/a/b", 405, "GET, HEAD and DELETE"),
     ] {
         let method: Method = method.parse().expect("a method");
         let response = client.request(method.clone(), server.url(target)).send().await.expect("an answer");
         assert_eq!(response.status(), status, "{method} {target}");
         if status == 405 {
-            assert_eq!(header(&response, "allow"), "GET, HEAD");
+            assert_eq!(header(&response, "allow"), "GET, HEAD, DELETE");
         }
         if method != Method::HEAD {
             let problem = problem(response).await;

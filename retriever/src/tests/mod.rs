@@ -3,6 +3,7 @@
 mod bigfiles;
 mod cost;
 mod damage;
+mod deleting;
 mod find;
 mod http;
 mod support;

@@ -21,6 +21,7 @@ use des_shared::store::faults::FaultStore;
 use des_shared::store::local::LocalStore;
 use des_shared::store::zones::{ShardRange, Zone, Zones};
 use des_shared::store::{ByteRange, SharedStore};
+use des_shared::tombstone::TOMBSTONES_PREFIX;
 use futures::TryStreamExt;
 use tempfile::TempDir;
 
@@ -77,9 +78,11 @@ impl Place {
         calls
     }
 
-    /// How many listings and reads there were since the last time.
+    /// How many listings of shards and reads there were since the last time. With a new listing of shards goes one of
+    /// tombstones, which is not counted.
     pub(super) fn counted(&self) -> (usize, usize) {
-        let calls = self.calls();
+        let mut calls = self.calls();
+        calls.retain(|call| call.operation != Operation::List || !call.key.starts_with(TOMBSTONES_PREFIX));
         let lists = calls.iter().filter(|call| call.operation == Operation::List).count();
         (lists, calls.len() - lists)
     }
@@ -122,6 +125,7 @@ impl Rig {
             cache_bytes: 64 << 20,
             listing_ttl: Duration::from_secs(5),
             bigfiles_prefix: "_bigFiles".to_owned(),
+            deleters: None,
         };
         let clock = Arc::new(ManualClock::new(1_750_000_000_000));
         let deps = Deps { zones: Arc::new(zones), clock: clock.clone(), metrics: Metrics::new() };

@@ -123,7 +123,28 @@ impl fmt::Debug for Auth {
     }
 }
 
+/// Keys separated by commas. What is wrong is not said with the key in it.
+fn keys(text: &str) -> Result<Vec<String>, String> {
+    let keys: Vec<String> = text.split(',').map(|k| k.trim().to_owned()).filter(|k| !k.is_empty()).collect();
+    if keys.is_empty() || keys.iter().any(|k| k.len() < 8) { Err(String::new()) } else { Ok(keys) }
+}
+
 impl Auth {
+    /// Reads the keys of one setting; `None` when it is not set.
+    ///
+    /// # Errors
+    /// Notes a problem with the setting, and answers `Some` of no keys at all.
+    pub fn read(values: &mut Values, setting: &super::Setting) -> Option<Self> {
+        values.text(setting)?;
+        Some(Self::new(values.read(setting, keys).unwrap_or_default()))
+    }
+
+    /// Who has one of these keys or one of `others`.
+    #[must_use]
+    pub fn or(&self, others: &Self) -> Self {
+        Self::new(self.keys.iter().chain(&others.keys).cloned().collect())
+    }
+
     /// These keys; none means every request is let in.
     pub fn new(keys: Vec<String>) -> Self {
         Self { keys }
@@ -165,11 +186,7 @@ impl Listen {
         });
         let keys = match values.text(&settings::API_KEYS) {
             None => Some(Vec::new()),
-            Some(_) => values.read(&settings::API_KEYS, |text| {
-                let keys: Vec<String> =
-                    text.split(',').map(|k| k.trim().to_owned()).filter(|k| !k.is_empty()).collect();
-                if keys.is_empty() || keys.iter().any(|k| k.len() < 8) { Err(String::new()) } else { Ok(keys) }
-            }),
+            Some(_) => values.read(&settings::API_KEYS, keys),
         };
         let anonymous = values.flag(&settings::ALLOW_ANONYMOUS);
         let drain = values.number(&settings::DRAIN_SECONDS, 0..=3600);

@@ -1,0 +1,130 @@
+//! `DELETE /files/{uid}` and `GET /tombstones`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use des_shared::service::Problem;
+use des_shared::store::{ByteRange, ObjectMeta};
+use des_shared::tombstone::{TOMBSTONES_PREFIX, Tombstone};
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
+
+use super::{Api, request};
+use crate::error::Error;
+use crate::places::Replica;
+
+/// Tombstones of a page, and the most.
+const PAGE: usize = 100;
+const MAX_PAGE: usize = 1000;
+/// Tombstones read side by side.
+const READS: usize = 16;
+/// The longest tombstone that is read, in bytes: a uid and three short texts.
+const MAX_TOMBSTONE_BYTES: u64 = 256 * 1024;
+
+/// The answer to a deletion.
+#[derive(Debug, Serialize)]
+struct Buried {
+    /// The word of the existing service.
+    status: &'static str,
+    #[serde(flatten)]
+    tombstone: Tombstone,
+}
+
+/// A page of the list of what is deleted.
+#[derive(Debug, Serialize)]
+struct Page {
+    tombstones: Vec<Listed>,
+    /// `cursor` of the next page; none at the end.
+    next: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Listed {
+    zone: String,
+    key: String,
+    #[serde(flatten)]
+    tombstone: Option<Tombstone>,
+    /// Why it cannot be shown. It hides its file all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+/// Deletes a file.
+pub(super) async fn delete(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Response {
+    let Some(deleters) = &api.deleters else {
+        let detail = "this service deletes nothing: DES_DELETE_API_KEY is not set";
+        return Problem::new(StatusCode::FORBIDDEN, "deleting-not-configured", detail).into_response();
+    };
+    if !headers.get("x-api-key").is_some_and(|key| deleters.accepts(key.as_bytes())) {
+        let detail = "deleting wants one of the keys of DES_DELETE_API_KEY in X-API-Key";
+        return Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).into_response();
+    }
+    let outcome = match request::deletion(&uri) {
+        Ok(deletion) => api.files.delete(&deletion, api.clock.now_ms()).await,
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(tombstone) => Json(Buried { status: "tombstoned", tombstone }).into_response(),
+        Err(error) => {
+            super::log(&error, &uri);
+            error.into_response()
+        }
+    }
+}
+
+/// Lists what is deleted, zone by zone, in the order of their names.
+pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Response {
+    match page(&api, &uri).await {
+        Ok(page) => Json(page).into_response(),
+        Err(error) => {
+            super::log(&error, &uri);
+            error.into_response()
+        }
+    }
+}
+
+async fn page(api: &Api, uri: &Uri) -> Result<Page, Error> {
+    let (limit, cursor) = request::page(uri, PAGE, MAX_PAGE)?;
+    let zones = api.files.places.zones().all();
+    let (mut at, mut after) = match cursor.as_deref().map(|text| text.split_once('~')) {
+        None => (0, None),
+        Some(Some((zone, key))) if zone.parse().is_ok_and(|zone: usize| zone < zones.len()) => {
+            (zone.parse().unwrap_or(0), Some(key.to_owned()).filter(|key| !key.is_empty()))
+        }
+        Some(_) => return Err(request::bad("cursor-invalid", "cursor is not one of this list's")),
+    };
+    let mut tombstones: Vec<Listed> = Vec::new();
+    while let Some(zone) = zones.get(at) {
+        let own = &api.files.places.replicas(zone.range.start)?[0];
+        let wanted = limit - tombstones.len();
+        let listed = own.source.store().list(TOMBSTONES_PREFIX, after.as_deref(), wanted).await;
+        let listed = listed.map_err(|e| Error::at_zone(&own.zone, e.into()))?;
+        let last = listed.objects.last().map(|object| object.key.clone());
+        let read = stream::iter(listed.objects).map(|object| read(own, object)).buffered(READS);
+        tombstones.extend(read.try_collect::<Vec<Listed>>().await?);
+        match listed.next {
+            Some(next) => after = last.or(Some(next)),
+            None => (at, after) = (at + 1, None),
+        }
+        if tombstones.len() == limit {
+            break;
+        }
+    }
+    let next = (at < zones.len()).then(|| format!("{at}~{}", after.unwrap_or_default()));
+    Ok(Page { tombstones, next })
+}
+
+async fn read(replica: &Replica, object: ObjectMeta) -> Result<Listed, Error> {
+    let key = object.key;
+    let listed = |tombstone, problem| Listed { zone: replica.zone.clone(), key: key.clone(), tombstone, problem };
+    if object.size > MAX_TOMBSTONE_BYTES {
+        return Ok(listed(None, Some(format!("it is {} bytes long", object.size))));
+    }
+    let stored = replica.source.store().get(&key, ByteRange::Full).await;
+    let bytes = stored.map_err(|e| Error::at_zone(&replica.zone, e.into()))?.bytes;
+    Ok(match serde_json::from_slice(&bytes) {
+        Ok(tombstone) => listed(Some(tombstone), None),
+        Err(e) => listed(None, Some(format!("it cannot be read: {e}"))),
+    })
+}
