@@ -127,7 +127,15 @@ impl<'a> Checker<'a> {
             }
             self.tasks.entry(layout::shard_key(&segment)).or_default().push(receipt.task);
             (packed, failed) = (packed + receipt.totals.files_packed, failed + receipt.totals.files_failed);
-            for uid in self.shard(receipt, &segment, dropped)? {
+            let uids = if dropped && receipt.shard.is_some() {
+                // Deleted, as was asked for, and perhaps made again by another job since: its files are those that did
+                // not fail.
+                let planned = segment.files.iter().map(|file| file.uid.to_string());
+                planned.filter(|uid| !failures.iter().any(|failure| failure.uid.as_str() == uid)).collect()
+            } else {
+                self.shard(receipt, &segment)?
+            };
+            for uid in uids {
                 *places.entry(uid).or_default() += 1;
             }
         }
@@ -153,12 +161,10 @@ impl<'a> Checker<'a> {
                 places.len()
             ));
         }
-        let right = match (cancelled, failed) {
-            (true, _) => JobState::Cancelled,
-            (false, 0) => JobState::Completed,
-            (false, _) => JobState::CompletedWithErrors,
-        };
-        if end.state != right {
+        let by_itself = if failed == 0 { JobState::Completed } else { JobState::CompletedWithErrors };
+        // A cancellation can come in the moment of the end, and is too late then.
+        let called_off = cancelled && end.state == JobState::Cancelled;
+        if end.state != by_itself && !called_off {
             return Err(format!("it ended as {:?} with {failed} failed files", end.state));
         }
         if record.id != job {
@@ -170,7 +176,7 @@ impl<'a> Checker<'a> {
     }
 
     /// The uids in a receipt's shard, each with bytes that its source had.
-    fn shard(&mut self, receipt: &Receipt, segment: &Segment, dropped: bool) -> Result<Vec<String>, String> {
+    fn shard(&mut self, receipt: &Receipt, segment: &Segment) -> Result<Vec<String>, String> {
         let Some(published) = &receipt.shard else {
             return if receipt.totals.files_packed == 0 { Ok(Vec::new()) } else { Err("packed into no shard".into()) };
         };
@@ -178,12 +184,7 @@ impl<'a> Checker<'a> {
         if *key != layout::shard_key(segment) || receipt.state != TaskState::Committed {
             return Err(format!("the receipt of {} names {key}", receipt.task));
         }
-        let Some(bytes) = self.objects.get(key) else {
-            if dropped && receipt.totals.files_packed == receipt.totals.files_packed + receipt.totals.files_failed {
-                return Ok(segment.files.iter().map(|file| file.uid.to_string()).collect());
-            }
-            return Err(format!("{key} is not there"));
-        };
+        let bytes = self.objects.get(key).ok_or_else(|| format!("{key} is not there"))?;
         if bytes.len() as u64 != published.size {
             return Err(format!("{key} has {} bytes, its receipt says {}", bytes.len(), published.size));
         }

@@ -7,10 +7,14 @@ use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use des_shared::ids::{FencingToken, JobId, TaskId};
-use des_shared::queue::{Held, Lease, QueueError, Tick};
+use des_shared::layout;
+use des_shared::queue::{Held, Lease, NewTask, QueueError, Tick};
 
 /// The most violations that are kept.
 const MAX_VIOLATIONS: usize = 20;
+
+/// Longer than anybody takes from a look at receipts to queueing what has none, ms.
+const LONG_AGO_MS: u64 = 40_000;
 
 /// The lease that counts for a task.
 #[derive(Clone, Copy, Debug)]
@@ -164,6 +168,17 @@ impl Ledger {
     pub(crate) fn given_back(&self, task: TaskId) {
         if let Some(grant) = self.facts().grants.get_mut(&task) {
             grant.held = false;
+        }
+    }
+
+    /// Tasks were queued. Whoever does so has looked for their receipts not long ago.
+    pub(crate) fn brought_in(&self, now_ms: u64, job: JobId, tasks: &[NewTask]) {
+        for task in tasks {
+            let key = layout::receipt(TaskId { job, number: task.number });
+            let written = self.facts().written.get(&key).copied();
+            if let Some(at_ms) = written.filter(|at_ms| at_ms + LONG_AGO_MS < now_ms) {
+                self.violation(format!("task {job}/{} was queued again; its receipt is of {at_ms}", task.number));
+            }
         }
     }
 

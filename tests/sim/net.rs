@@ -87,6 +87,8 @@ struct Way {
 pub(crate) struct Net {
     dice: Dice,
     odds: Mutex<Odds>,
+    /// The longest usual way of a call or an answer, ms.
+    pace_ms: AtomicU64,
     away: Mutex<BTreeSet<Target>>,
     faults: AtomicU64,
     pub(crate) clock: Arc<SimClock>,
@@ -95,12 +97,18 @@ pub(crate) struct Net {
 
 impl Net {
     pub(crate) fn new(dice: Dice, clock: Arc<SimClock>, ledger: Ledger) -> Arc<Self> {
-        let (odds, away, faults) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
-        Arc::new(Self { dice, odds, away, faults, clock, ledger })
+        let (odds, away) = (Mutex::default(), Mutex::default());
+        let (pace_ms, faults) = (AtomicU64::new(20), AtomicU64::new(0));
+        Arc::new(Self { dice, odds, pace_ms, away, faults, clock, ledger })
     }
 
     pub(crate) fn set_odds(&self, odds: Odds) {
         *self.odds.lock().unwrap_or_else(PoisonError::into_inner) = odds;
+    }
+
+    /// How long the way of a call or an answer usually is at most.
+    pub(crate) fn set_pace(&self, longest: Duration) {
+        self.pace_ms.store(longest.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// A server goes away or comes back.
@@ -129,7 +137,7 @@ impl Net {
         let odds = *self.odds.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = || {
             let slow = self.dice.up_to(999) < odds.slow;
-            let bound = if slow { 20_000 } else { 20 };
+            let bound = if slow { 20_000 } else { self.pace_ms.load(Ordering::Relaxed) };
             Duration::from_millis(1 + self.dice.up_to(bound))
         };
         let (there, back) = (wait(), wait());
@@ -145,7 +153,7 @@ impl Net {
             rolled = rolled.saturating_sub(chance);
             hit.then_some(fate)
         });
-        if fate.is_some() || there.as_millis() + back.as_millis() > 50 {
+        if fate.is_some() || (there + back).as_millis() > 2000 {
             self.faults.fetch_add(1, Ordering::Relaxed);
         }
         Way { fate: fate.unwrap_or(Fate::Pass), there, back }

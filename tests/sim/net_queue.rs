@@ -75,7 +75,14 @@ impl Queue for NetQueue {
         let tasks = tasks.to_vec();
         self.ask(format!("add_tasks {job} {}", tasks.len()), move |s| {
             let tasks = tasks.clone();
-            async move { s.queue.add_tasks(job, &tasks).await }.boxed()
+            async move {
+                let added = s.queue.add_tasks(job, &tasks).await?;
+                if added > 0 {
+                    s.ledger().brought_in(s.now_ms(), job, &tasks);
+                }
+                Ok(added)
+            }
+            .boxed()
         })
         .await
     }

@@ -80,7 +80,7 @@ impl NetStore {
                 let before = inner.get(&name, ByteRange::Full).await.ok().map(|fetched| fetched.bytes);
                 let answer = carry_out(Arc::clone(&inner)).await;
                 let after = inner.get(&name, ByteRange::Full).await.ok().map(|fetched| fetched.bytes);
-                look(&node, target, (operation, &name), before.as_ref(), after.as_ref());
+                look(&node, target, (operation, &name, answer.is_ok()), before.as_ref(), after.as_ref());
                 answer
             }
             .boxed()
@@ -90,12 +90,21 @@ impl NetStore {
 }
 
 /// What the observer thinks of a change.
-fn look(node: &Node, target: Target, (operation, key): (&str, &str), before: Option<&Bytes>, after: Option<&Bytes>) {
+fn look(
+    node: &Node,
+    target: Target,
+    (operation, key, done): (&str, &str, bool),
+    before: Option<&Bytes>,
+    after: Option<&Bytes>,
+) {
     let (ledger, at_ms) = (&node.net.ledger, node.net.clock.now_ms());
     let for_ever = is_for_ever(target, key);
     match (before, after) {
         (Some(before), Some(after)) if for_ever && before != after => {
             ledger.violation(format!("{target:?} {key}: {operation} by {} changed its bytes", node.name));
+        }
+        (Some(_), Some(_)) if for_ever && done && matches!(operation, "put" | "complete_upload") => {
+            ledger.violation(format!("{target:?} {key}: {operation} by {} wrote it a second time", node.name));
         }
         (Some(_), None) if for_ever && !ledger.facts().may_delete => {
             ledger.violation(format!("{target:?} {key}: {} deleted it", node.name));

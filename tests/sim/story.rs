@@ -121,10 +121,11 @@ impl Story {
         }
         world.net.set_odds(self.odds());
         let (mut submissions, mut clients) = (Vec::new(), JoinSet::new());
+        world.net.set_pace(Duration::from_millis([20, 100, 300, 600][world.dice.up_to(3) as usize]));
         let end = Instant::now() + Duration::from_secs(20 + world.dice.up_to(100));
-        let jobs = 1 + world.dice.up_to(2);
+        let (jobs, pause) = (1 + world.dice.up_to(2), 1000 + world.dice.up_to(3000));
         while Instant::now() < end {
-            tokio::time::sleep(Duration::from_millis(world.dice.up_to(4000))).await;
+            tokio::time::sleep(Duration::from_millis(world.dice.up_to(pause))).await;
             if (submissions.len() as u64) < jobs && self.chance(3) {
                 let submission = Arc::new(Submission::draw(&world, submissions.len() as u64));
                 submissions.push(Arc::clone(&submission));
@@ -330,6 +331,7 @@ impl Story {
         let world = &self.world;
         world.net.event(format_args!("the faults end"));
         world.net.set_odds(Odds::default());
+        world.net.set_pace(Duration::from_millis(20));
         Target::ALL.into_iter().for_each(|target| world.net.set_away(target, false));
         for node in world.nodes() {
             node.freeze(false);
@@ -375,6 +377,12 @@ impl Story {
                 self.check_leases();
             }
             let jobs = known_jobs(world);
+            if clients.is_empty() && calm_since.elapsed().as_secs() % 20 == 0 {
+                // An order that was under way may have paused it again.
+                for (job, _) in jobs.iter().filter(|(_, ended)| !**ended) {
+                    order(world, *job, "resume").await;
+                }
+            }
             open = jobs.values().filter(|ended| !**ended).count();
         }
         // What is tidied up after an end.

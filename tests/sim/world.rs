@@ -101,7 +101,7 @@ impl World {
         let store = |name| Arc::new(MemoryStore::new(name, clock.clone()).with_small_parts());
         let queue = MemoryQueue::new(config, clock.clone(), Arc::new(Dice::seeded(dice.up_to(u64::MAX))));
         let limits = PackLimits {
-            part_bytes: 1000 + dice.up_to(5000) as usize,
+            part_bytes: 300 + dice.up_to([500, 5000][dice.up_to(1) as usize]) as usize,
             parts_in_flight: 1 + dice.up_to(2) as usize,
             batches_ahead: 1 + dice.up_to(3) as usize,
             budget: Budget::new(1 << 20, 2),
@@ -301,6 +301,7 @@ fn through(node: &Arc<Node>, target: Target, store: &Arc<MemoryStore>, dice: &Ar
 fn make_files(dice: &Dice) -> Vec<File> {
     let count = 3 + dice.up_to(40);
     let places = [dice.up_to(15) as u32, dice.up_to(15) as u32];
+    let days = dice.up_to(1);
     (0..count)
         .map(|number| {
             let uid = loop {
@@ -314,7 +315,7 @@ fn make_files(dice: &Dice) -> Vec<File> {
                 1..3 => 4000 + dice.up_to(8000),
                 _ => dice.up_to(2500),
             };
-            let day = 10 + dice.up_to(1);
+            let day = 10 + dice.up_to(days);
             File { uid, created_at: format!("2025-03-{day}T12:00:00Z"), size, key: format!("files/{number}") }
         })
         .collect()

@@ -7,11 +7,12 @@ use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
 use des_shared::archive::RemoteShard;
 use des_shared::ids::JobId;
 use des_shared::job::JobState;
+use des_shared::layout;
 use des_shared::queue::TaskState;
 use des_shared::receipt::Receipt;
 use des_shared::state::StateStore;
-use des_shared::store::SharedStore;
 use des_shared::store::s3::{S3Config, S3Store};
+use des_shared::store::{SharedStore, StoreErrorKind};
 use futures::TryStreamExt;
 
 use super::files::Files;
@@ -49,6 +50,28 @@ async fn store(cluster: &Cluster, bucket: &str, prefix: String) -> Result<Shared
 pub(super) async fn state_of(cluster: &Cluster) -> Result<StateStore, ChaosError> {
     let prefix = format!("{}/_des/", ZONE_NAMES[0]);
     Ok(StateStore::new(store(cluster, &cluster.buckets[0], prefix).await?))
+}
+
+/// Whether one of two jobs began when the other had ended: then the same submission, without an Idempotency-Key, is
+/// a job of its own.
+pub(super) async fn one_after_the_other(state: &StateStore, a: JobId, b: JobId) -> Result<bool, String> {
+    // Servers keep whole seconds.
+    const ROUNDED_MS: u64 = 1000;
+    let written = async |key: String| match state.objects().head(&key).await {
+        Ok(meta) => Ok(Some(meta.last_modified_ms)),
+        Err(e) if e.kind == StoreErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e.to_string()),
+    };
+    for (first, second) in [(a, b), (b, a)] {
+        let ended = written(layout::end(first)).await?;
+        let began = written(layout::job_record(second)).await?;
+        if let (Some(ended), Some(began)) = (ended, began)
+            && began + ROUNDED_MS >= ended
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Looks at every job.

@@ -334,15 +334,23 @@ impl Arena {
             10_000_000 + number
         );
         let (manifest, addresses) = (self.files.manifest(), Arc::clone(&self.addresses));
-        let told = Arc::clone(&self.told);
+        let (told, state) = (Arc::clone(&self.told), self.state.clone());
+        let key = (number % 2 == 0).then(|| format!("chaos-{number}"));
         self.clients.spawn(async move {
             let (one, two) = tokio::join!(
-                submit_until_accepted(&addresses, 0, &query, &manifest),
-                submit_until_accepted(&addresses, 1, &query, &manifest)
+                submit_until_accepted(&addresses, (0, key.as_deref()), &query, &manifest),
+                submit_until_accepted(&addresses, (1, key.as_deref()), &query, &manifest)
             );
             let (one, two) = (one?, two?);
-            told.lock().unwrap_or_else(PoisonError::into_inner).push(one);
-            if one == two { Ok(()) } else { Err(format!("one submission became two jobs: {one} and {two}")) }
+            {
+                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                told.push(one);
+                if two != one {
+                    told.push(two);
+                }
+            }
+            let fine = one == two || (key.is_none() && check::one_after_the_other(&state, one, two).await?);
+            if fine { Ok(()) } else { Err(format!("one submission became two jobs: {one} and {two}, key {key:?}")) }
         });
     }
 
@@ -444,7 +452,7 @@ fn last_lines(log: &str) -> String {
 /// Submits until somebody says that it is accepted.
 async fn submit_until_accepted(
     addresses: &Mutex<Vec<String>>,
-    client: usize,
+    (client, key): (usize, Option<&str>),
     query: &str,
     manifest: &str,
 ) -> Result<JobId, String> {
@@ -461,6 +469,10 @@ async fn submit_until_accepted(
         if let Some(url) = chosen {
             let request = http.post(format!("{url}/v1/jobs?{query}"));
             let request = request.header("content-type", "application/x-ndjson").body(manifest.to_owned());
+            let request = match key {
+                Some(key) => request.header("idempotency-key", key),
+                None => request,
+            };
             match request.send().await {
                 Ok(answer) if answer.status().is_success() => {
                     let body: Result<serde_json::Value, _> = answer.json().await;
