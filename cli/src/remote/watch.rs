@@ -16,7 +16,7 @@ use super::wait::{fetch_failures, lines, state_name};
 use crate::client::{Client, job_path, next_chunk};
 use crate::error::{CliError, Exit};
 use crate::failures::FailureList;
-use crate::output::{Board, Measure, Pace, Row, Screen, count, number_of};
+use crate::output::{Board, Measure, Pace, Row, Screen, count, number_of, whole};
 
 /// First pause before the connection is made again, and the longest.
 const AGAIN_FIRST: Duration = Duration::from_millis(250);
@@ -167,7 +167,7 @@ fn measure(detail: &JobDetail) -> Measure {
 fn pace(detail: &JobDetail) -> Pace {
     let progress = &detail.progress;
     Pace {
-        bytes_per_second: progress.bytes_per_second.map(|rate| rate as u64),
+        bytes_per_second: progress.bytes_per_second.map(whole),
         left: progress.eta_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
     }
 }

@@ -4,4 +4,5 @@ mod drop_in;
 mod interrupted;
 mod pack;
 mod services;
+mod steering;
 mod support;
