@@ -159,7 +159,8 @@ fn measure(detail: &JobDetail) -> Measure {
         files: job.files.packed + job.files.failed + under_way.files_packed + under_way.files_failed,
         of_files: job.files.total,
         bytes: detail.progress.done_bytes.unwrap_or(0),
-        of_bytes: job.bytes.source,
+        // The end of a job with failures does not say how many of its bytes were packed.
+        of_bytes: job.bytes.source.filter(|_| detail.progress.done_bytes.is_some()),
         note: notes.join(", "),
     }
 }
