@@ -47,14 +47,17 @@ pub(crate) enum Order {
 pub(crate) struct ShareChange {
     priority: Option<i32>,
     weight: Option<u32>,
-    /// `null` takes the bound away.
     #[serde(default, deserialize_with = "given")]
-    max_running: Option<Option<u32>>,
+    max_running: Option<Bound>,
 }
 
+/// A bound on running tasks, or none: `null` takes it away, which is not the same as saying nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bound(Option<u32>);
+
 /// Tells a field that is `null` from one that is not there.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u32>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bound>, D::Error> {
+    Option::deserialize(deserializer).map(|bound| Some(Bound(bound)))
 }
 
 impl ShareChange {
@@ -67,7 +70,7 @@ impl ShareChange {
         JobShare {
             priority: self.priority.unwrap_or(share.priority),
             weight: self.weight.unwrap_or(share.weight),
-            max_running: self.max_running.unwrap_or(share.max_running),
+            max_running: self.max_running.map_or(share.max_running, |bound| bound.0),
         }
     }
 }

@@ -86,7 +86,9 @@ impl Core {
         for (batch, sizes) in plan.tasks.chunks(BATCH).enumerate() {
             let first = (batch * BATCH) as u32;
             let receipts = self.receipts_between(job, first, sizes.len()).await?;
-            receipts.values().for_each(|receipt| sums.add(receipt));
+            for receipt in receipts.values() {
+                sums.add(receipt);
+            }
             let numbers = first..first + sizes.len() as u32;
             let lacking: Vec<u32> = numbers.filter(|number| !receipts.contains_key(number)).collect();
             if lacking.is_empty() {

@@ -190,7 +190,7 @@ impl Core {
                 return Err(Error::Machine("ending a job broke off".to_owned()));
             };
             watch.ending_jobs.remove(&job);
-            self.looked(watch, job, look);
+            self.looked(watch, job, &look);
         }
         let now = Instant::now();
         let due: Vec<_> = watch
@@ -206,20 +206,20 @@ impl Core {
             .collect()
             .await;
         for (job, look) in looks {
-            self.looked(watch, job, look);
+            self.looked(watch, job, &look);
         }
         self.own_metrics.jobs_are_open(watch.unplanned as u64, watch.jobs.len() as u64);
         Ok(())
     }
 
     /// Draws the consequence of a look at a job.
-    fn looked(self: &Arc<Self>, watch: &mut Watch, job: JobId, look: Look) {
+    fn looked(self: &Arc<Self>, watch: &mut Watch, job: JobId, look: &Look) {
         if matches!(look, Look::Ended) {
             watch.jobs.remove(&job);
         }
         let Some(watched) = watch.jobs.get_mut(&job) else { return };
         match look {
-            Look::Under { dead } => watched.buried = dead,
+            Look::Under { dead } => watched.buried = *dead,
             Look::Over => {
                 let (core, record, plan) = (Arc::clone(self), Arc::clone(&watched.record), Arc::clone(&watched.plan));
                 watch.ending_jobs.insert(job);

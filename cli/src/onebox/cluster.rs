@@ -46,6 +46,9 @@ pub(super) const RETRIEVER_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::ne
 const DRAIN: Duration = Duration::from_secs(10);
 /// How often the coordinator looks whether a job has ended: often, because somebody sits and waits, and the queue is here.
 const TICK: Duration = Duration::from_millis(100);
+/// How long a worker may still finish what was cancelled: it hears of it with its next heartbeat, a third of a lease
+/// away at most, and no network keeps it from it.
+const CANCEL_GRACE: Duration = Duration::from_secs(5);
 /// Memory of the retriever's cache in bytes.
 const CACHE_BYTES: u64 = 128 << 20;
 /// How long the retriever trusts a listing: short, because whoever tries things out reads what was just packed.
@@ -190,7 +193,11 @@ impl Parts<'_> {
             defaults: JobDefaults { n_bits, ..JobDefaults::default() },
             roots: self.setup.roots.clone(),
             spool_dir: std::env::temp_dir(),
-            limits: des_coordinator::Limits { tick: TICK, ..des_coordinator::Limits::default() },
+            limits: des_coordinator::Limits {
+                tick: TICK,
+                cancel_grace: CANCEL_GRACE,
+                ..des_coordinator::Limits::default()
+            },
         };
         let deps = des_coordinator::Deps {
             queue: self.queue.clone(),

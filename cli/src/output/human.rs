@@ -39,6 +39,12 @@ pub(crate) fn number_of(n: u64, what: &str) -> String {
     format!("{} {what}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
+/// A rate as a whole number.
+#[expect(clippy::cast_sign_loss, reason = "negative and absurd rates become the nearest number there is")]
+pub(crate) fn whole(rate: f64) -> u64 {
+    rate.round() as u64
+}
+
 /// How many a second.
 pub(crate) fn per_second(n: u64, time: Duration) -> u64 {
     u64::try_from(u128::from(n) * 1_000_000 / time.as_micros().max(1)).unwrap_or(u64::MAX)

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::error::CliError;
 
 pub(crate) use board::{Board, Row};
-pub(crate) use human::{bytes, count, duration, number_of, per_second, ratio};
+pub(crate) use human::{bytes, count, duration, number_of, per_second, ratio, whole};
 pub(crate) use progress::{Measure, Meter, Pace};
 pub(crate) use table::Table;
 

@@ -15,7 +15,7 @@ use crate::args::{JobsArgs, StatusArgs};
 use crate::client::{Client, Service, view};
 use crate::error::{CliError, Exit};
 use crate::failures::FailureList;
-use crate::output::{Screen, Table, bytes, count, duration, number_of};
+use crate::output::{Screen, Table, bytes, count, duration, number_of, whole};
 
 /// Jobs asked for at once.
 const PAGE: usize = 100;
@@ -123,7 +123,7 @@ fn pace_lines(job: &JobView, raw: &Value) -> Vec<String> {
     let seconds = |name: &str| raw["progress"][name].as_f64().and_then(|s| Duration::try_from_secs_f64(s).ok());
     if let Some(rate) = raw["progress"]["bytes_per_second"].as_f64() {
         let left = seconds("eta_seconds").map(|left| format!(", about {} left", duration(left))).unwrap_or_default();
-        lines.push(format!("  rate    {}/s{left}", bytes(rate as u64)));
+        lines.push(format!("  rate    {}/s{left}", bytes(whole(rate))));
     }
     let active: Vec<ActiveTask> = serde_json::from_value(raw["active"].clone()).unwrap_or_default();
     for task in active {

@@ -16,7 +16,7 @@ use super::wait::{fetch_failures, lines, state_name};
 use crate::client::{Client, job_path, next_chunk};
 use crate::error::{CliError, Exit};
 use crate::failures::FailureList;
-use crate::output::{Board, Measure, Pace, Row, Screen, count, number_of};
+use crate::output::{Board, Measure, Pace, Row, Screen, count, number_of, whole};
 
 /// First pause before the connection is made again, and the longest.
 const AGAIN_FIRST: Duration = Duration::from_millis(250);
@@ -159,7 +159,8 @@ fn measure(detail: &JobDetail) -> Measure {
         files: job.files.packed + job.files.failed + under_way.files_packed + under_way.files_failed,
         of_files: job.files.total,
         bytes: detail.progress.done_bytes.unwrap_or(0),
-        of_bytes: job.bytes.source,
+        // The end of a job with failures does not say how many of its bytes were packed.
+        of_bytes: job.bytes.source.filter(|_| detail.progress.done_bytes.is_some()),
         note: notes.join(", "),
     }
 }
@@ -167,7 +168,7 @@ fn measure(detail: &JobDetail) -> Measure {
 fn pace(detail: &JobDetail) -> Pace {
     let progress = &detail.progress;
     Pace {
-        bytes_per_second: progress.bytes_per_second.map(|rate| rate as u64),
+        bytes_per_second: progress.bytes_per_second.map(whole),
         left: progress.eta_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
     }
 }

@@ -5,4 +5,5 @@ mod interrupted;
 mod namespaces;
 mod pack;
 mod services;
+mod steering;
 mod support;

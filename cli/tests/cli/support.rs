@@ -151,8 +151,13 @@ pub(crate) struct Dev {
 impl Dev {
     /// Starts it on free ports and waits until it is ready.
     pub(crate) fn start(data: &Path, source_root: &Path) -> Self {
+        Self::start_at(data, source_root, "127.0.0.1:0")
+    }
+
+    /// The same with a coordinator at this address.
+    pub(crate) fn start_at(data: &Path, source_root: &Path, coordinator: &str) -> Self {
         let args = ["--json", "dev", "--data", text(data), "--source-root", text(source_root)];
-        let ports = ["--coordinator-listen", "127.0.0.1:0", "--retriever-listen", "127.0.0.1:0"];
+        let ports = ["--coordinator-listen", coordinator, "--retriever-listen", "127.0.0.1:0"];
         let mut child = des_command().args(args).args(ports).stdout(Stdio::piped()).spawn().expect("des dev starts");
         let mut line = String::new();
         let out = child.stdout.take().expect("its output");
