@@ -74,7 +74,7 @@ async fn a_lost_lease_stops_a_task_that_reads_from_a_slow_source() {
 
 /// A file that takes level 22 far longer than a second, on any machine.
 fn slow_to_compress(world: &World) -> Segment {
-    let file = world.file("slow.json", &[prose(1, 8 << 20), noise(2, 24 << 20), prose(3, 8 << 20)].concat());
+    let file = world.file("slow.json", &[prose(1, 2 << 20), noise(2, 8 << 20), prose(3, 2 << 20)].concat());
     let options = PackOptions { level: 22, big_file_threshold_bytes: 64 << 20, ..PackOptions::default() };
     world.segment(0, options, vec![file])
 }
