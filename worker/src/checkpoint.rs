@@ -3,6 +3,7 @@
 //! Order of writes: the part, then its mark, then the queue's record. So a record never names what is not there, and
 //! what the record does not name is simply done again: at most the parts in flight.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -124,8 +125,11 @@ pub(crate) async fn listed(state: &StateStore, lease: &Lease) -> Result<Vec<Stri
 }
 
 /// Puts the checkpoint together that the queue has lost, from the marks of the newest holder's upload. Nothing in it is
-/// trusted yet: [`load`] compares it with the store. `None` when there are no marks of use.
-pub(crate) async fn recover(state: &StateStore, names: Vec<String>) -> Result<Option<Checkpoint>, PackError> {
+/// trusted yet: [`load`] compares it with the store. Also the uploads that marks name and nobody can continue.
+pub(crate) async fn recover(
+    state: &StateStore,
+    names: Vec<String>,
+) -> Result<(Option<Checkpoint>, BTreeSet<String>), PackError> {
     let mut named = Vec::with_capacity(names.len());
     for name in names {
         named.extend(layout::part_of_checkpoint(&name).map(|(token, _)| (token, name)));
@@ -138,7 +142,8 @@ pub(crate) async fn recover(state: &StateStore, names: Vec<String>) -> Result<Op
     let marks: Vec<Option<(FencingToken, PartMark)>> = read.buffered(AT_ONCE).try_collect().await?;
     let mut marks: Vec<_> = marks.into_iter().flatten().collect();
     marks.sort_by_key(|(token, mark)| (*token, mark.tag.number));
-    let Some(upload_id) = marks.last().map(|(_, mark)| mark.upload_id.clone()) else { return Ok(None) };
+    let mut orphans: BTreeSet<String> = marks.iter().map(|(_, mark)| mark.upload_id.clone()).collect();
+    let Some(upload_id) = marks.last().map(|(_, mark)| mark.upload_id.clone()) else { return Ok((None, orphans)) };
     marks.retain(|(_, mark)| mark.upload_id == upload_id);
     let mut writers: Vec<(FencingToken, u32)> = Vec::new();
     let mut last = None;
@@ -151,7 +156,9 @@ pub(crate) async fn recover(state: &StateStore, names: Vec<String>) -> Result<Op
         }
         last = Some(mark);
     }
-    Ok(last.map(|last| Checkpoint {
+    let Some(last) = last else { return Ok((None, orphans)) };
+    orphans.remove(&upload_id);
+    let checkpoint = Checkpoint {
         upload_id,
         parts: last.tag.number,
         writers,
@@ -160,7 +167,8 @@ pub(crate) async fn recover(state: &StateStore, names: Vec<String>) -> Result<Op
         files_packed: last.progress.files_packed,
         files_failed: last.progress.files_failed,
         source_bytes: last.progress.source_bytes,
-    }))
+    };
+    Ok((Some(checkpoint), orphans))
 }
 
 /// Reads the marks that a checkpoint counts and compares them with each other and with the parts in the store.
@@ -257,9 +265,9 @@ pub(crate) async fn remove(state: &StateStore, task: TaskId) {
     }
 }
 
-/// Drops the upload that a checkpoint named.
-pub(crate) async fn abort(store: &SharedStore, key: &str, checkpoint: &Checkpoint) {
-    match store.abort_upload(key, &checkpoint.upload_id).await {
+/// Drops an upload that a checkpoint or a mark named.
+pub(crate) async fn abort(store: &SharedStore, key: &str, upload_id: &str) {
+    match store.abort_upload(key, upload_id).await {
         Ok(()) => {}
         Err(e) if e.kind == StoreErrorKind::UploadGone => {}
         Err(e) => tracing::warn!("an unfinished upload stays behind: {e}"),

@@ -25,7 +25,7 @@ const IDLE_WAIT: Duration = Duration::from_secs(5);
 /// The longest wait after a claim that failed.
 const MAX_CLAIM_PAUSE: Duration = Duration::from_secs(5);
 /// How long a task may take to reach its next part once it is asked to stop there.
-const HAND_BACK_WITHIN: Duration = Duration::from_millis(700);
+const HAND_BACK_WITHIN: Duration = Duration::from_millis(400);
 /// The longest pause between two rounds of the queue's housekeeping by a worker; a coordinator does it more often.
 const TICK_PAUSE: Duration = Duration::from_secs(3);
 /// Expired leases and due retries handled by one round of housekeeping.

@@ -57,7 +57,13 @@ pub(crate) async fn execute(context: &TaskContext, lease: &Lease, guard: &Arc<Le
     let record = match &lease.checkpoint {
         Some(record) => Some(record.clone()),
         // The queue may have lost it: the marks are enough to put it together again.
-        None => checkpoint::recover(&context.state, marks?).await?,
+        None => {
+            let (record, orphans) = checkpoint::recover(&context.state, marks?).await?;
+            for upload_id in orphans {
+                checkpoint::abort(&job.store, &job.key, &upload_id).await;
+            }
+            record
+        }
     };
     if let Some(record) = &record {
         job.vitals.opened(&job.store, &job.key, &record.upload_id, true);
@@ -148,7 +154,7 @@ async fn begin_again(
     tracing::warn!("the task begins again: {why}");
     context.queue.drop_checkpoint(lease.task, lease.token).await?;
     if let Some(record) = record {
-        checkpoint::abort(&job.store, &job.key, record).await;
+        checkpoint::abort(&job.store, &job.key, &record.upload_id).await;
         job.vitals.closed(&job.key, &record.upload_id);
     }
     Ok(())

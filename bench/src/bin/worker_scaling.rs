@@ -217,17 +217,20 @@ async fn worker(
     Ok(des_worker::start(options, deps, shutdown).await?)
 }
 
-/// Calls by operation, for each shard.
+/// Calls by operation for each shard, and how long one takes.
 fn calls(registry: &Metrics, tasks: u32) -> String {
     let text = registry.render();
-    let lines = text.lines().filter_map(|line| line.strip_prefix("des_s3_calls_total{operation=\""));
+    let number = |prefix: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(prefix)?.strip_prefix(' '));
+        line.and_then(|n| n.parse::<f64>().ok()).unwrap_or_default()
+    };
     let mut shown = Vec::new();
-    for line in lines {
-        if let (Some((labels, n)), Some((operation, _))) = (line.split_once("} "), line.split_once('"'))
-            && let Ok(n) = n.parse::<f64>()
-        {
-            let status = labels.rsplit('"').nth(1).unwrap_or_default();
-            shown.push(format!("{operation} {status} {:.2}", n / f64::from(tasks)));
+    for operation in ["head", "get", "list", "put", "create_upload", "put_part", "complete_upload"] {
+        let count = number(&format!("des_s3_call_seconds_count{{operation=\"{operation}\"}}"));
+        let seconds = number(&format!("des_s3_call_seconds_sum{{operation=\"{operation}\"}}"));
+        if count > 0.0 {
+            let each = seconds * 1000.0 / count;
+            shown.push(format!("{operation} {:.2} of {each:.1} ms", count / f64::from(tasks)));
         }
     }
     shown.join(", ")

@@ -258,7 +258,12 @@ fn a_killed_des_dev_goes_on_in_the_upload_it_was_at() {
     let dev = Dev::start(&data, dir.path());
     let submit = ["--json", "submit", text(&manifest), "--codec", "none", "--coordinator", dev.coordinator()];
     let id = des(&submit).code(0).json()["id"].as_str().unwrap().to_owned();
-    let marks = || below(&data.join("state")).iter().filter(|path| text(path).contains("/checkpoints/")).count();
+    let marks = || {
+        below(&data.join("state"))
+            .iter()
+            .filter(|path| text(path).contains("/checkpoints/") && text(path).ends_with(".bin"))
+            .count()
+    };
     let deadline = Instant::now() + Duration::from_mins(1);
     while marks() == 0 {
         assert!(Instant::now() < deadline, "no part is checkpointed");

@@ -74,7 +74,7 @@ async fn a_lost_lease_stops_a_task_that_reads_from_a_slow_source() {
 
 /// A file that takes level 22 far longer than a second, on any machine.
 fn slow_to_compress(world: &World) -> Segment {
-    let file = world.file("slow.json", &[prose(1, 8 << 20), noise(2, 24 << 20), prose(3, 8 << 20)].concat());
+    let file = world.file("slow.json", &[prose(1, 2 << 20), noise(2, 8 << 20), prose(3, 2 << 20)].concat());
     let options = PackOptions { level: 22, big_file_threshold_bytes: 64 << 20, ..PackOptions::default() };
     world.segment(0, options, vec![file])
 }
@@ -124,7 +124,7 @@ async fn a_lost_lease_stops_a_task_whose_upload_stalls() {
     let world = World::new();
     let segment = three_parts(&world);
     world.submit(std::slice::from_ref(&segment)).await;
-    world.zone.add(Rule::once(Operation::PutPart, Fault::Delay(Duration::from_secs(3600))).after(1).times(9));
+    world.zone.add(Rule::once(Operation::PutPart, Fault::Delay(Duration::from_hours(1))).after(1).times(9));
     let worker = world.worker(None, world.sources()).await;
     world.until("a part is checkpointed", |c| c.in_progress.files_packed > 0).await;
     eventually("the next one stalls", || async { (world.zone.injected() > 0).then_some(()) }).await;
@@ -171,7 +171,7 @@ async fn a_checkpoint_that_is_answered_with_a_pause_hands_back_without_a_heartbe
     let segment = three_parts(&world);
     world.submit(std::slice::from_ref(&segment)).await;
     world.zone.add(Rule::once(Operation::PutPart, Fault::Delay(Duration::from_millis(500))));
-    let worker = world.worker_as(None, world.sources(), |options| options.heartbeat = Duration::from_secs(3600)).await;
+    let worker = world.worker_as(None, world.sources(), |options| options.heartbeat = Duration::from_hours(1)).await;
     world.until("it runs", |c| c.leased == 1).await;
     eventually("the first part is under way", || async { (world.zone.injected() > 0).then_some(()) }).await;
     world.queue.set_paused(world.job, true).await.unwrap();
@@ -190,7 +190,7 @@ async fn a_cancelled_jobs_task_stops_and_leaves_nothing() {
     segment.options.big_file_threshold_bytes = 10 << 20;
     world.submit(std::slice::from_ref(&segment)).await;
     // Part of the big file, then it stalls; the shard's own parts pass.
-    let stalled = Rule::once(Operation::PutPart, Fault::Delay(Duration::from_secs(3600))).on_keys_with("_bigFiles");
+    let stalled = Rule::once(Operation::PutPart, Fault::Delay(Duration::from_hours(1))).on_keys_with("_bigFiles");
     world.zone.add(stalled.after(1).times(9));
     let worker = world.worker(None, world.sources()).await;
     world.until("a part is checkpointed", |c| c.in_progress.files_packed > 0).await;
@@ -221,7 +221,7 @@ async fn a_stopping_worker_drops_the_upload_of_a_big_file_it_was_at() {
         let world = World::new();
         let segment = world.segment(0, PackOptions::default(), vec![world.file("big", &noise(1, 22 << 20))]);
         world.submit(std::slice::from_ref(&segment)).await;
-        world.zone.add(Rule::once(Operation::PutPart, Fault::Delay(Duration::from_secs(3600))).after(1).times(9));
+        world.zone.add(Rule::once(Operation::PutPart, Fault::Delay(Duration::from_hours(1))).after(1).times(9));
         let drain = if at_once { Duration::from_millis(500) } else { Duration::from_secs(20) };
         let worker = world.worker_as(None, world.sources(), |options| options.drain = drain).await;
         eventually("the second part stalls", || async { (world.zone.injected() > 0).then_some(()) }).await;
@@ -242,7 +242,7 @@ async fn a_stopping_worker_hands_back_within_a_second_whatever_the_store_does() 
         let world = World::new();
         let segment = three_parts(&world);
         world.submit(std::slice::from_ref(&segment)).await;
-        world.zone.add(Rule::once(operation, Fault::Delay(Duration::from_secs(3600))).after(after).times(9));
+        world.zone.add(Rule::once(operation, Fault::Delay(Duration::from_hours(1))).after(after).times(9));
         let worker = world.worker(None, world.sources()).await;
         eventually("the store stalls", || async { (world.zone.injected() > 0).then_some(()) }).await;
         let asked = Instant::now();
@@ -267,7 +267,7 @@ async fn another_file_that_ends_the_attempt_drops_the_upload_of_a_big_file() {
     let world = World::new();
     let files = vec![world.file("a-big", &noise(1, 22 << 20)), world.file("b", b"b")];
     let segment = world.segment(0, PackOptions::default(), files);
-    world.zone.add(Rule::once(Operation::PutPart, Fault::Delay(Duration::from_secs(3600))).after(1).times(9));
+    world.zone.add(Rule::once(Operation::PutPart, Fault::Delay(Duration::from_hours(1))).after(1).times(9));
     let gate = Gate::new(world.sources());
     let job = world.pack_job(&segment);
     let stop = job.drain.clone();

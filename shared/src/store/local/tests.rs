@@ -94,7 +94,6 @@ async fn names_a_folder_cannot_keep_are_refused() {
 }
 
 #[tokio::test]
-#[expect(clippy::disallowed_methods, reason = "file times are the machine's")]
 async fn half_made_uploads_are_removed_with_what_crashed_writers_left() {
     let (dir, store) = store();
     let whole = store.create_upload("k", &BTreeMap::new()).await.expect("upload");
@@ -114,6 +113,7 @@ async fn half_made_uploads_are_removed_with_what_crashed_writers_left() {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "file times are the machine's")]
 async fn crashed_writers_leave_only_what_can_be_told_apart() {
     let (dir, store) = store();
     fs::create_dir_all(dir.path().join("a/b")).expect("mkdir");
