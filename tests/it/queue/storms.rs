@@ -49,11 +49,12 @@ async fn connections_killed_and_scripts_forgotten_all_the_time() {
 async fn a_network_that_loses_answers_and_connections() {
     let server = start().await;
     let proxy = Proxy::start(server.port()).await.expect("a proxy");
-    let worked = work_through(&server, &server.url_through(proxy.port()), 800, async |round| {
-        match round % 4 {
+    let worked = work_through(&server, &server.url_through(proxy.port()), 300, async |round| {
+        match round % 8 {
             0 => proxy.set(Traffic::LoseAnswers),
             1 => proxy.cut(),
             2 => proxy.set(Traffic::CutAnswer(7)),
+            3 => proxy.cut(),
             _ => proxy.set(Traffic::Pass),
         }
         tokio::time::sleep(Duration::from_millis(12)).await;
