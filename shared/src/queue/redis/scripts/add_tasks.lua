@@ -11,12 +11,43 @@ end
 if not (waiting <= tonumber(ARGV[2])) then
   return { 'invalid', 'the tasks that wait would have ' .. int(waiting) .. ' source bytes; expected at most 2^62' }
 end
-local added = 0
-for i = 3, #ARGV, 2 do
-  local number = ARGV[i]
-  if call('HEXISTS', key('tasks', job), number) == 0 then
-    move(job, f, number, { bytes = tonumber(ARGV[i + 1]), token = '0', attempts = 0 }, 'P', NOW)
-    added = added + 1
+local added, bytes = 0, 0
+if f.hold == 'N' or f.walked then
+  for i = 3, #ARGV, 2 do
+    local number = ARGV[i]
+    if call('HEXISTS', key('tasks', job), number) == 0 then
+      move(job, f, number, { bytes = tonumber(ARGV[i + 1]), token = '0', attempts = 0 }, 'P', NOW)
+      added = added + 1
+    end
   end
+  return { 'ok', added }
+end
+
+-- The usual case does what `move` does for each task, with one command for all of them where there is one.
+local places, entries = {}, {}
+-- Fails before anything has changed, should it be no number.
+call('HINCRBY', key('job', job), 'W', 0)
+for i = 3, #ARGV, 2 do
+  local number, size = ARGV[i], tonumber(ARGV[i + 1])
+  if call('HSETNX', key('tasks', job), number, 'P:' .. int(size) .. ':0:0:') == 1 then
+    added = added + 1
+    if bytes + size > 9007199254740991 then
+      add_waiting(job, f, number, bytes)
+      bytes = 0
+    end
+    bytes = bytes + size
+    places[2 * added - 1], places[2 * added] = place_in_order(number, 'P'), number
+    entries[2 * added - 1], entries[2 * added] = int(NOW), job .. '/' .. number
+  end
+end
+if added > 0 then
+  add_waiting(job, f, 0, bytes)
+  f.P = call('HINCRBY', key('job', job), 'P', added)
+  if f.hold == 'P' then
+    add_to_all('P', added)
+  end
+  call('ZADD', key('order', job), unpack(places))
+  call('ZADD', ns .. ':waiting', unpack(entries))
+  place(job, f)
 end
 return { 'ok', added }
