@@ -13,7 +13,7 @@ pub(crate) const MAX_EXACT: u64 = 1 << 53;
 /// Most tasks one claim leases.
 pub(crate) const MAX_CLAIM: usize = 1000;
 /// Most tasks one tick looks at.
-pub(crate) const MAX_TICK: usize = 1000;
+pub(crate) const MAX_TICK: usize = 250;
 /// Most due retries one claim makes pending before it looks for work.
 pub(crate) const CLAIM_REVIVES: usize = 100;
 /// Longest worker name kept, in bytes.
@@ -27,7 +27,7 @@ pub(crate) const EXPIRED_MESSAGE: &str =
 /// What the history says of an attempt that ended with its lease.
 pub(crate) const EXPIRED_ATTEMPT: &str = "the lease ran out";
 /// Most tasks one step cancels or forgets.
-pub(crate) const MAX_STEP: usize = 500;
+pub(crate) const MAX_STEP: usize = 250;
 /// Most violations an audit names.
 pub(crate) const MAX_VIOLATIONS: usize = 100;
 /// Most tasks of one heartbeat that are shown with the worker.

@@ -182,7 +182,7 @@ async fn unreadable_histories_and_reports_harm_nobody() {
         server.command(&["HSET", "{des}:running", &worker(1).id.to_string(), garbage]).await;
         assert_eq!(queue.workers().await.expect("workers")[0].tasks, [], "{garbage:?}");
     }
-    let huge = format!("{} {} 99999999999999999999", lease.task, lease.token);
+    let huge = format!("{}/{:010} {} 99999999999999999999", lease.task.job, lease.task.number, lease.token);
     server.command(&["HSET", "{des}:running", &worker(1).id.to_string(), &huge]).await;
     let workers = queue.workers().await;
     assert!(matches!(workers, Err(QueueError::Invalid(_))), "{workers:?}");
@@ -199,8 +199,8 @@ async fn what_is_left_of_a_half_forgotten_job_is_cleared_away() {
     let server = RedisServer::start().await;
     let queue = queue_at(&server.url());
     submit(&queue, job(1), 300).await;
-    submit(&queue, job(2), 1).await;
     let lease = queue.claim(&worker(1), 20).await.expect("claim").remove(0);
+    submit(&queue, job(2), 1).await;
     let keys: Vec<String> = redis::from_redis_value(server.command(&["KEYS", "{des}:*"]).await).expect("keys");
     // As a process leaves it that was killed after the first step.
     server.command(&["HSET", &key("job"), "hold", "F"]).await;
