@@ -13,7 +13,7 @@ pub(crate) const MAX_EXACT: u64 = 1 << 53;
 /// Most tasks one claim leases.
 pub(crate) const MAX_CLAIM: usize = 1000;
 /// Most tasks one tick looks at.
-pub(crate) const MAX_TICK: usize = 250;
+pub(crate) const MAX_TICK: usize = 1000;
 /// Most due retries one claim makes pending before it looks for work.
 pub(crate) const CLAIM_REVIVES: usize = 100;
 /// Longest worker name kept, in bytes.
