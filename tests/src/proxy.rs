@@ -35,6 +35,8 @@ struct State {
     traffic: Traffic,
     /// Connections from before a cut are closed.
     cuts: u64,
+    /// Connections from before this count swallow everything for ever.
+    hangs: u64,
 }
 
 /// A proxy on 127.0.0.1 in front of one server. Dropping it closes everything.
@@ -53,7 +55,7 @@ impl Proxy {
     pub async fn start(server_port: u16) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let (state, seen) = watch::channel(State { traffic: Traffic::Pass, cuts: 0 });
+        let (state, seen) = watch::channel(State { traffic: Traffic::Pass, cuts: 0, hangs: 0 });
         let acceptor = tokio::spawn(accept(listener, server_port, seen));
         Ok(Self { address, state: Arc::new(state), acceptor })
     }
@@ -71,6 +73,12 @@ impl Proxy {
     /// Closes all connections. New ones are treated as set.
     pub fn cut(&self) {
         self.state.send_modify(|state| state.cuts += 1);
+    }
+
+    /// Leaves all connections as they are when the other machine loses its power: open, and silent for ever. New ones are
+    /// treated as set.
+    pub fn hang(&self) {
+        self.state.send_modify(|state| state.hangs += 1);
     }
 }
 
@@ -120,10 +128,14 @@ async fn copy(
     answers: bool,
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
+    let hangs = state.borrow().hangs;
     loop {
         let n = from.read(&mut buffer).await?;
         if state.wait_for(|state| state.traffic != Traffic::Blackhole).await.is_err() {
             return Ok(()); // The proxy is gone.
+        }
+        if state.borrow().hangs != hangs {
+            return std::future::pending().await;
         }
         let traffic = state.borrow().traffic;
         if n == 0 {

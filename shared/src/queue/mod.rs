@@ -410,7 +410,7 @@ pub trait Queue: fmt::Debug + Send + Sync {
     async fn set_paused(&self, job: JobId, paused: bool) -> Result<(), QueueError>;
 
     /// Cancels a job: nothing of it is handed out any more, whatever is added later is cancelled at once, and at most
-    /// `limit` open tasks (at most 500) become cancelled in this step. Holders are told at once. Returns how many are still open: call again until 0.
+    /// `limit` open tasks (at most 250) become cancelled in this step. Holders are told at once. Returns how many are still open: call again until 0.
     async fn cancel_job(&self, job: JobId, limit: usize) -> Result<u64, QueueError>;
 
     /// Every invariant that does not hold, in words, at most a hundred. In bounded steps, so it can be asked of a live

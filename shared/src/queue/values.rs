@@ -27,7 +27,7 @@ pub(crate) const EXPIRED_MESSAGE: &str =
 /// What the history says of an attempt that ended with its lease.
 pub(crate) const EXPIRED_ATTEMPT: &str = "the lease ran out";
 /// Most tasks one step cancels or forgets.
-pub(crate) const MAX_STEP: usize = 500;
+pub(crate) const MAX_STEP: usize = 250;
 /// Most violations an audit names.
 pub(crate) const MAX_VIOLATIONS: usize = 100;
 /// Most tasks of one heartbeat that are shown with the worker.

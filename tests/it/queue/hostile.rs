@@ -182,7 +182,7 @@ async fn unreadable_histories_and_reports_harm_nobody() {
         server.command(&["HSET", "{des}:running", &worker(1).id.to_string(), garbage]).await;
         assert_eq!(queue.workers().await.expect("workers")[0].tasks, [], "{garbage:?}");
     }
-    let huge = format!("{} {} 99999999999999999999", lease.task, lease.token);
+    let huge = format!("{}/{:010} {} 99999999999999999999", lease.task.job, lease.task.number, lease.token);
     server.command(&["HSET", "{des}:running", &worker(1).id.to_string(), &huge]).await;
     let workers = queue.workers().await;
     assert!(matches!(workers, Err(QueueError::Invalid(_))), "{workers:?}");
@@ -195,12 +195,51 @@ async fn unreadable_histories_and_reports_harm_nobody() {
 }
 
 #[tokio::test]
+async fn a_history_does_not_grow() {
+    let server = RedisServer::start().await;
+    let queue = queue_at(&server.url());
+    submit(&queue, job(1), 1).await;
+    for _ in 0..4 {
+        let lease = queue.claim(&worker(1), 1).await.expect("claim").remove(0);
+        let line = format!("1 {} {} x", lease.token, worker(1).id);
+        let lines = vec![line; 5].join("\n");
+        server.command(&["HSET", &key("histories"), "0000000000", &lines]).await;
+        let failure = TaskFailure { permanent: false, message: "x".to_owned() };
+        queue.fail(lease.task, lease.token, &failure).await.expect("fail");
+        let kept = server.command(&["HGET", &key("histories"), "0000000000"]).await;
+        let kept: String = redis::from_redis_value(kept).expect("text");
+        assert_eq!(kept.lines().count(), 5, "{kept}");
+        // Due at once.
+        let id = format!("{}/0000000000", job(1));
+        server.command(&["ZADD", "{des}:delayed", "1", &id]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_broken_sum_stands_in_nobodys_way() {
+    let server = RedisServer::start().await;
+    let queue = queue_at(&server.url());
+    submit(&queue, job(1), 3).await;
+    for name in ["W", "X", "P"] {
+        server.command(&["HSET", "{des}:sums", name, "much"]).await;
+        queue.set_paused(job(1), true).await.expect("pause");
+        queue.set_paused(job(1), false).await.expect("resume");
+        let lease = queue.claim(&worker(1), 1).await.expect("claim").remove(0);
+        let failure = TaskFailure { permanent: true, message: "x".to_owned() };
+        queue.fail(lease.task, lease.token, &failure).await.expect("fail");
+        assert!(!queue.audit().await.expect("audit").is_empty(), "{name}: the auditor finds it");
+        assert!(queue.repair_job(job(1)).await.expect("repair") > 0);
+        assert_eq!(queue.audit().await, Ok(vec![]));
+    }
+}
+
+#[tokio::test]
 async fn what_is_left_of_a_half_forgotten_job_is_cleared_away() {
     let server = RedisServer::start().await;
     let queue = queue_at(&server.url());
     submit(&queue, job(1), 300).await;
-    submit(&queue, job(2), 1).await;
     let lease = queue.claim(&worker(1), 20).await.expect("claim").remove(0);
+    submit(&queue, job(2), 1).await;
     let keys: Vec<String> = redis::from_redis_value(server.command(&["KEYS", "{des}:*"]).await).expect("keys");
     // As a process leaves it that was killed after the first step.
     server.command(&["HSET", &key("job"), "hold", "F"]).await;

@@ -168,8 +168,8 @@ async fn a_sentinel_that_knows_nothing_is_named() {
     assert!(matches!(&error, QueueError::Invalid(text) if text.contains("redis+sentinel://")), "{error}");
 }
 
-/// Speaks just enough to be taken for a Redis of a version.
-async fn pretend(listener: tokio::net::TcpListener, version: &'static str) {
+/// Speaks just enough to be taken for a Redis of a version, or for a Sentinel that names this master.
+async fn pretend(listener: tokio::net::TcpListener, version: &'static str, master: u16) {
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     while let Ok((stream, _)) = listener.accept().await {
         let (read, mut write) = stream.into_split();
@@ -191,6 +191,7 @@ async fn pretend(listener: tokio::net::TcpListener, version: &'static str) {
                     "-ERR Error compiling script (new function): user_script:1: unexpected symbol near '#' \r\n"
                         .to_owned()
                 }
+                "SENTINEL" => format!("*2\r\n$9\r\n127.0.0.1\r\n$5\r\n{master:05}\r\n"),
                 _ => "+OK\r\n".to_owned(),
             };
             if write.write_all(answer.as_bytes()).await.is_err() {
@@ -209,10 +210,26 @@ async fn a_server_that_is_too_old_is_refused_with_its_version() {
     ] {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let server = tokio::spawn(pretend(listener, version));
+        let server = tokio::spawn(pretend(listener, version, 0));
         let error = queue_at(&format!("redis://127.0.0.1:{port}/{protocol}")).stats().await.expect_err("refused");
         assert!(matches!(&error, QueueError::Invalid(text) if text.contains(why)), "{error}");
         assert!(!error.is_transient());
         server.abort();
     }
+}
+
+#[tokio::test]
+async fn a_sentinel_that_is_behind_the_times_is_not_believed() {
+    let master = start(&[]).await;
+    let replica = start(&["--replicaof", &format!("127.0.0.1 {}", master.port())]).await;
+    let (mut hosts, mut sentinels) = (Vec::new(), Vec::new());
+    for named in [replica.port(), master.port()] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        hosts.push(format!("127.0.0.1:{}", listener.local_addr().expect("an address").port()));
+        sentinels.push(tokio::spawn(pretend(listener, "7.0.0", named)));
+    }
+    let error = queue_at(&format!("redis+sentinel://{}/main", hosts[0])).ping().await.expect_err("a replica");
+    assert!(error.is_transient() && error.to_string().contains("is a replica"), "{error}");
+    works(&queue_at(&format!("redis+sentinel://{}/main", hosts.join(",")))).await;
+    sentinels.iter().for_each(tokio::task::JoinHandle::abort);
 }

@@ -49,11 +49,12 @@ async fn connections_killed_and_scripts_forgotten_all_the_time() {
 async fn a_network_that_loses_answers_and_connections() {
     let server = start().await;
     let proxy = Proxy::start(server.port()).await.expect("a proxy");
-    let worked = work_through(&server, &server.url_through(proxy.port()), 800, async |round| {
-        match round % 4 {
+    let worked = work_through(&server, &server.url_through(proxy.port()), 300, async |round| {
+        match round % 8 {
             0 => proxy.set(Traffic::LoseAnswers),
             1 => proxy.cut(),
             2 => proxy.set(Traffic::CutAnswer(7)),
+            3 => proxy.cut(),
             _ => proxy.set(Traffic::Pass),
         }
         tokio::time::sleep(Duration::from_millis(12)).await;
@@ -116,6 +117,19 @@ async fn an_answer_cut_in_its_middle_leaves_nothing_behind() {
     let stats = queue.stats().await.expect("a new connection answers for itself");
     assert_eq!((stats.leased, stats.pending), (500, 100), "the claim was done, only its answer is lost");
     assert_eq!(queue.claim(&worker(1), 500).await.expect("claim").len(), 100);
+}
+
+#[tokio::test]
+async fn a_connection_that_swallows_everything_is_left_after_one_wait() {
+    let server = start().await;
+    let proxy = Proxy::start(server.port()).await.expect("a proxy");
+    let mut options = hasty(&server.url_through(proxy.port()));
+    options.response_timeout = Duration::from_millis(500);
+    let queue = hasty_queue(&options);
+    submit(&queue, job(1), 1).await;
+    proxy.hang();
+    assert!(matches!(queue.stats().await, Err(QueueError::Unavailable(_))));
+    queue.stats().await.expect("a new connection");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -203,10 +217,10 @@ async fn a_server_that_becomes_a_replica_answers_as_transient() {
     let queue = queue_at(&server.url());
     submit(&queue, job(1), 1).await;
     server.command(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]).await.expect("a replica");
-    for _ in 0..2 {
-        let error = queue.claim(&worker(1), 1).await.expect_err("read-only");
-        assert!(error.is_transient(), "{error}");
-    }
+    let error = queue.claim(&worker(1), 1).await.expect_err("read-only");
+    assert!(error.is_transient(), "{error}");
+    let error = queue.stats().await.expect_err("what a replica says may be old");
+    assert!(error.is_transient() && error.to_string().contains("is a replica"), "{error}");
     server.command(&["REPLICAOF", "NO", "ONE"]).await.expect("a master");
     queue.ping().await.expect("it is looked at again");
 }

@@ -174,6 +174,18 @@ pub(super) async fn waiting_ends_when_a_retry_is_due(engine: &dyn Engine) {
     assert_eq!((again.task, again.attempt), (lease.task, 2), "a claim takes due retries without a tick");
 }
 
+pub(super) async fn a_failure_sets_the_alarm_of_who_waits(engine: &dyn Engine) {
+    let q = engine.queue();
+    submit(&q, job(1), SHARE, &[1]).await;
+    let lease = claim(&q, 1).await;
+    // Nothing is due when it begins to wait.
+    let waiter = tokio::spawn(wait_and_claim(Arc::clone(&q)));
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    q.fail(lease.task, lease.token, &failure(false, "again")).await.expect("fail");
+    engine.advance(Duration::from_millis(80)).await;
+    assert_eq!(waiter.await.expect("the waiter ends well").task, lease.task);
+}
+
 pub(super) async fn no_wake_up_is_lost(engine: &dyn Engine) {
     let q = engine.queue();
     q.add_job(job(1), SHARE).await.expect("add a job");

@@ -62,7 +62,7 @@ pub(super) async fn shares_of_three_jobs_are_within_two_percent(engine: &dyn Eng
 
 pub(super) async fn a_small_job_behind_ten_thousand_tasks_is_next(engine: &dyn Engine) {
     let q = engine.queue();
-    submit(&q, job(1), SHARE, &[1 << 30; 10_000]).await;
+    submit(&q, job(1), SHARE, &vec![1 << 30; 10_000]).await;
     serve(&q, 10).await;
     submit(&q, job(2), SHARE, &[1 << 30; 2]).await;
     assert_eq!(serve(&q, 4).await, [2, 1, 2, 1].map(job));

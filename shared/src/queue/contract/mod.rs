@@ -71,6 +71,7 @@ pub async fn run(make: impl AsyncFn(QueueConfig) -> Box<dyn Engine>) {
         claims::concurrent_claimers_never_share_a_task,
         claims::waiting_ends_with_work,
         claims::waiting_ends_when_a_retry_is_due,
+        claims::a_failure_sets_the_alarm_of_who_waits,
         claims::no_wake_up_is_lost,
         leases::each_change_asks_for_the_token,
         leases::a_final_task_takes_no_token,

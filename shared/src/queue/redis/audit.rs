@@ -12,7 +12,7 @@ use crate::queue::values::MAX_VIOLATIONS;
 /// Tasks or entries a step looks at.
 const STEP: usize = 250;
 /// Leases a step looks at when it counts them by worker; a queue with more is not checked for that.
-const MAX_LEASES: usize = 20_000;
+const MAX_LEASES: usize = 4_000;
 /// How often a walk that another one displaced is begun again.
 const WALKS: usize = 5;
 

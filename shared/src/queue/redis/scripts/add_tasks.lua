@@ -11,54 +11,43 @@ end
 if not (waiting <= tonumber(ARGV[2])) then
   return { 'invalid', 'the tasks that wait would have ' .. int(waiting) .. ' source bytes; expected at most 2^62' }
 end
-local numbers, sizes, seen = {}, {}, {}
-for i = 3, #ARGV, 2 do
-  if not seen[ARGV[i]] then
-    seen[ARGV[i]] = true
-    numbers[#numbers + 1], sizes[#sizes + 1] = ARGV[i], ARGV[i + 1]
-  end
-end
-if #numbers == 0 then
-  return { 'ok', 0 }
-end
-local known = call('HMGET', key('tasks', job), unpack(numbers))
 local added, bytes = 0, 0
-local tasks, order, index = {}, {}, {}
--- Sums that a double counts exactly; the server adds them up.
-local function add_bytes()
-  if bytes > 0 then
-    call('HINCRBY', key('job', job), 'W', int(bytes))
-    call('HINCRBY', SUMS, 'W', int(bytes))
-    bytes = 0
-  end
-end
-for i, number in ipairs(numbers) do
-  if not known[i] then
-    added = added + 1
-    if f.hold == 'N' or f.walked then
-      move(job, f, number, { bytes = tonumber(sizes[i]), token = '0', attempts = 0 }, 'P', NOW)
-    else
-      if bytes + sizes[i] > 9007199254740991 then
-        add_bytes()
-      end
-      bytes = bytes + sizes[i]
-      tasks[#tasks + 1], tasks[#tasks + 2] = number, 'P:' .. sizes[i] .. ':0:0:'
-      order[#order + 1], order[#order + 2] = number, number
-      index[#index + 1], index[#index + 2] = NOW, job .. '/' .. number
+if f.hold == 'N' or f.walked then
+  for i = 3, #ARGV, 2 do
+    local number = ARGV[i]
+    if call('HEXISTS', key('tasks', job), number) == 0 then
+      move(job, f, number, { bytes = tonumber(ARGV[i + 1]), token = '0', attempts = 0 }, 'P', NOW)
+      added = added + 1
     end
   end
+  return { 'ok', added }
 end
--- Tasks that enter in the usual way do so together; what `move` does for one is done for all. Counters go first.
-if #tasks > 0 then
-  local count = #tasks / 2
-  f.P = call('HINCRBY', key('job', job), 'P', count)
-  add_bytes()
-  if f.hold == 'P' then
-    call('HINCRBY', SUMS, 'P', count)
+
+-- The usual case does what `move` does for each task, with one command for all of them where there is one.
+local places, entries = {}, {}
+-- Fails before anything has changed, should it be no number.
+call('HINCRBY', key('job', job), 'W', 0)
+for i = 3, #ARGV, 2 do
+  local number, size = ARGV[i], tonumber(ARGV[i + 1])
+  if call('HSETNX', key('tasks', job), number, 'P:' .. int(size) .. ':0:0:') == 1 then
+    added = added + 1
+    if bytes + size > 9007199254740991 then
+      add_waiting(job, f, number, bytes)
+      bytes = 0
+    end
+    bytes = bytes + size
+    places[2 * added - 1], places[2 * added] = place_in_order(number, 'P'), number
+    entries[2 * added - 1], entries[2 * added] = int(NOW), job .. '/' .. number
   end
-  call('ZADD', key('order', job), unpack(order))
-  call('ZADD', ns .. ':waiting', unpack(index))
-  call('HSET', key('tasks', job), unpack(tasks))
+end
+if added > 0 then
+  add_waiting(job, f, 0, bytes)
+  f.P = call('HINCRBY', key('job', job), 'P', added)
+  if f.hold == 'P' then
+    add_to_all('P', added)
+  end
+  call('ZADD', key('order', job), unpack(places))
+  call('ZADD', ns .. ':waiting', unpack(entries))
   place(job, f)
 end
 return { 'ok', added }

@@ -6,7 +6,7 @@ if not f then
 end
 if f.hold ~= 'N' then
   if f.hold == 'P' then
-    call('HINCRBY', SUMS, 'P', int(0 - f.P))
+    add_to_all('P', int(0 - f.P))
   end
   f.hold = 'N'
   call('HSET', key('job', job), 'hold', 'N')

@@ -22,7 +22,8 @@ do
       size, token, attempts = string.match(value, '^P:(%d+):(%d+):(%d+):$')
     end
     local last = size and tonumber(call('GET', ns .. ':token') or '0')
-    if last and #size < 16 and #token < 17 and #attempts < 10 and weight and weight > 0 and start and start >= 0
+    if last and #size < 16 and #token < 17 and #attempts < 10 and weight and weight >= 1 and start and start >= 0
+      and start < 1e300
       and leased and waiting and waiting < 9007199254740992 and waiting >= tonumber(size)
       and math.max(last + 1, now_us) < 9007199254740992
     then
@@ -31,9 +32,12 @@ do
       local checkpoint = token ~= '0' and call('HGET', ns .. ':checkpoints:' .. job, number)
       token = string.format('%.0f', math.max(last + 1, now_us))
       attempts = string.format('%.0f', attempts + 1)
+      -- First what may be no number, as then nothing has changed yet.
+      call('HINCRBY', ns .. ':held', worker, 1)
       call('HSET', record, 'start', after, 'P', pending - 1, 'L', leased + 1, 'W', waiting - bytes)
-      if bytes > 0 then
-        call('HINCRBY', ns .. ':sums', 'W', '-' .. size)
+      -- Should that be no number, it begins anew; the auditor finds it.
+      if bytes > 0 and type(redis.pcall('HINCRBY', ns .. ':sums', 'W', '-' .. size)) == 'table' then
+        call('HSET', ns .. ':sums', 'W', 0)
       end
       call('SET', ns .. ':token', token)
       call('HSET', ns .. ':virtual', priority, v[3])
@@ -42,7 +46,6 @@ do
       call('ZADD', ns .. ':leases', now + tonumber(ARGV[3]), id)
       call('ZADD', ns .. ':order:' .. job, 8589934592 + number, number)
       call('HSET', ns .. ':tasks:' .. job, number, 'L:' .. size .. ':' .. token .. ':' .. attempts .. ':' .. worker)
-      call('HINCRBY', ns .. ':held', worker, 1)
       if call('ZADD', ns .. ':workers', now, worker) == 1 then
         call('HSET', ns .. ':worker', worker, ARGV[2])
       end

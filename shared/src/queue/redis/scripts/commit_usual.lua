@@ -22,14 +22,15 @@ do
       a, b, c, d = a + packed, b + failed, c + source, d + stored
       -- Doubles count exactly below 2^53.
       if math.max(a, b, c, d) < 9007199254740992 and math.min(a, b, c, d) >= 0 then
+        -- First what may be no number, as then nothing has changed yet.
+        if call('HINCRBY', ns .. ':held', worker, -1) <= 0 then
+          call('HDEL', ns .. ':held', worker)
+        end
         call('HSET', record, 'L', leased - 1, 'C', committed + 1, 'files_packed', a, 'files_failed', b,
           'source_bytes', c, 'stored_bytes', d)
         call('ZREM', ns .. ':leases', job .. '/' .. number)
         call('ZADD', ns .. ':order:' .. job, 25769803776 + number, number)
         call('HSET', ns .. ':tasks:' .. job, number, 'C:' .. size .. ':' .. token .. ':' .. attempts .. ':' .. ARGV[4])
-        if call('HINCRBY', ns .. ':held', worker, -1) <= 0 then
-          call('HDEL', ns .. ':held', worker)
-        end
         call('HDEL', ns .. ':messages:' .. job, number)
         call('HDEL', ns .. ':histories:' .. job, number)
         return { 'ok' }

@@ -9,8 +9,8 @@ if f[2] ~= 'F' then
   leave_order(job, f[1] or '0')
   local function take_away(name, text)
     -- As text: a double would not be exact beyond 2^53.
-    if text and string.match(text, '^[1-9]%d*$') then
-      call('HINCRBY', SUMS, name, '-' .. text)
+    if text and string.match(text, '^[1-9]%d*$') and #text <= 19 then
+      add_to_all(name, '-' .. text)
     end
   end
   take_away('X', f[4])

@@ -75,7 +75,7 @@ local function job_of(job)
     P = tonumber(v[7] or '0'),
     L = tonumber(v[8] or '0'),
   }
-  if not (tonumber(v[1]) and f.weight > 0 and f.start and f.start >= 0 and f.cap and f.P and f.L)
+  if not (tonumber(v[1]) and f.weight >= 1 and f.start and f.start >= 0 and f.start < 1e300 and f.cap and f.P and f.L)
     or not (f.hold == '' or f.hold == 'P' or f.hold == 'N')
   then
     return nil, { 'invalid', 'job ' .. job .. ' holds values this version cannot read' }
@@ -205,11 +205,20 @@ local function change_sums(job, f, number, names, more, less)
   end
 end
 
+-- Changes what is kept for all jobs together: X dead tasks, P pending tasks of paused jobs, W waiting bytes. Should that be
+-- no number, it begins anew instead of standing in everybody's way; the auditor finds it.
+local function add_to_all(name, by)
+  local answer = redis.pcall('HINCRBY', SUMS, name, by)
+  if type(answer) == 'table' and answer.err then
+    call('HSET', SUMS, name, 0)
+  end
+end
+
 -- Source bytes that wait, of the job and of all jobs.
 local function add_waiting(job, f, number, by)
   add_sum(job, f, number, 'W', by)
   if by ~= 0 then
-    call('HINCRBY', SUMS, 'W', int(by))
+    add_to_all('W', int(by))
   end
 end
 
@@ -252,10 +261,10 @@ local function move(job, f, number, task, state, at, tail)
       add_waiting(job, f, number, waits and task.bytes or -task.bytes)
     end
     if f.hold == 'P' and (from == 'P' or state == 'P') then
-      call('HINCRBY', SUMS, 'P', state == 'P' and 1 or -1)
+      add_to_all('P', state == 'P' and 1 or -1)
     end
     if from == 'X' or state == 'X' then
-      call('HINCRBY', SUMS, 'X', state == 'X' and 1 or -1)
+      add_to_all('X', state == 'X' and 1 or -1)
     end
     if INDEX[from] and not INDEX[state] then
       local checkpoint = call('HGET', key('checkpoints', job), number)

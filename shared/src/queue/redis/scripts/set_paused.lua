@@ -7,7 +7,7 @@ end
 if f.hold ~= 'N' and f.hold ~= hold then
   f.hold = hold
   call('HSET', key('job', job), 'hold', hold)
-  call('HINCRBY', SUMS, 'P', int(hold == 'P' and f.P or 0 - f.P))
+  add_to_all('P', int(hold == 'P' and f.P or 0 - f.P))
 end
 place(job, f)
 return { 'ok' }

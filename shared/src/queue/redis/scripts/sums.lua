@@ -14,8 +14,8 @@ end
 local tally = ns .. ':tally'
 call('DEL', tally)
 local function count(name, text)
-  if text and string.match(text, '^[1-9]%d*$') and #text < 19 then
-    call('HINCRBY', tally, name, text)
+  if text and string.match(text, '^[1-9]%d*$') and #text <= 19 then
+    redis.pcall('HINCRBY', tally, name, text)
   end
 end
 for _, job in ipairs(call('ZRANGE', ns .. ':jobs', 0, -1)) do

@@ -19,12 +19,12 @@ local listed = call('ZSCORE', ns .. ':jobs', job)
 if fix and listed then
   -- The share is put right by whoever knows it.
   for name, default in pairs({ priority = '0', weight = '1', start = '0', cap = '0', P = '0', L = '0' }) do
-    local kept = tonumber(call('HGET', record, name) or default)
-    if not kept or (name == 'weight' and kept <= 0) or ((name == 'start' or name == 'cap') and kept < 0) then
+    local text = call('HGET', record, name)
+    local kept = tonumber(text or (name == 'P' or name == 'L') and '0')
+    local least = name == 'weight' and 1 or (name == 'start' or name == 'cap') and 0 or -9007199254740992
+    if not (kept and kept >= least and kept < 1e300) then
       violated('job ' .. job .. ': ' .. name .. ' is no number it can be')
       call('HSET', record, name, default)
-    elseif name == 'priority' then
-      call('HSETNX', record, name, default)
     end
   end
   local hold = call('HGET', record, 'hold')
