@@ -70,11 +70,11 @@ impl Seen {
         self.unavailable += other.unavailable;
     }
 
-    /// The claim that took longer than this share of all claims, in microseconds.
-    pub fn claim_quantile(&self, share: f64) -> u32 {
+    /// The time within which so many of a thousand claims were answered, in microseconds.
+    pub fn claim_quantile(&self, per_mille: usize) -> u32 {
         let mut sorted = self.claim_us.clone();
         sorted.sort_unstable();
-        let index = (sorted.len() as f64 * share) as usize;
+        let index = sorted.len() * per_mille / 1000;
         sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or(0)
     }
 }

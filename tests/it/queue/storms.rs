@@ -52,9 +52,8 @@ async fn a_network_that_loses_answers_and_connections() {
     let worked = work_through(&server, &server.url_through(proxy.port()), 300, async |round| {
         match round % 8 {
             0 => proxy.set(Traffic::LoseAnswers),
-            1 => proxy.cut(),
+            1 | 3 => proxy.cut(),
             2 => proxy.set(Traffic::CutAnswer(7)),
-            3 => proxy.cut(),
             _ => proxy.set(Traffic::Pass),
         }
         tokio::time::sleep(Duration::from_millis(12)).await;
@@ -196,7 +195,7 @@ async fn through_failover(group: &RedisSentinels, change: impl AsyncFnOnce()) {
     change().await;
     let start = Instant::now();
     while group.master_port().await.expect("a master") == old {
-        assert!(start.elapsed() < Duration::from_secs(60), "the Sentinels do nothing");
+        assert!(start.elapsed() < Duration::from_mins(1), "the Sentinels do nothing");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let worked = at_work.await.expect("work");

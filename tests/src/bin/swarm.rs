@@ -53,8 +53,8 @@ async fn main() -> Result<ExitCode, Failure> {
     );
     let seconds = report.took.as_secs_f64();
     println!("{seconds:.1} s: {:.0} claims/s, {} clients", seen.claim_us.len() as f64 / seconds, report.clients);
-    let quantile = |share| f64::from(seen.claim_quantile(share)) / 1000.0;
-    println!("claim: p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms", quantile(0.5), quantile(0.99), quantile(1.0));
+    let quantile = |per_mille| f64::from(seen.claim_quantile(per_mille)) / 1000.0;
+    println!("claim: p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms", quantile(500), quantile(990), quantile(1000));
     println!("Redis: {} bytes before, {} at its fullest", report.memory.0, report.memory.1);
     let once = report.times.len() == options.tasks as usize && report.times.values().all(|times| *times == 1);
     println!(
