@@ -107,8 +107,8 @@ fn write_sources(dir: &Path, args: &Args) -> std::io::Result<()> {
     for n in 0..args.files {
         let dice = Dice::seeded(u64::from(n));
         // Hex digits: shrinks to half, as text does.
-        let bytes: String = (0..args.file_bytes.div_ceil(2)).map(|_| format!("{:02x}", dice.up_to(255))).collect();
-        std::fs::write(dir.join(n.to_string()), &bytes.as_bytes()[..args.file_bytes])?;
+        let digit = |_| b"0123456789abcdef"[dice.up_to(15) as usize];
+        std::fs::write(dir.join(n.to_string()), (0..args.file_bytes).map(digit).collect::<Vec<u8>>())?;
     }
     Ok(())
 }

@@ -164,6 +164,7 @@ fn killed_again_and_again(way: Way) {
 }
 
 /// One output folder: killed at random moments until a run comes through. Returns how often it was killed.
+#[expect(clippy::disallowed_methods, reason = "the moment of the kill is the point")]
 fn killed_until_it_ends(
     corpus: &Corpus,
     way: Way,
@@ -224,6 +225,7 @@ fn killed_at_any_moment_the_drop_in_ends_with_the_same_names_and_bytes() {
 }
 
 /// Starts a run and returns it once a part of a shard can be continued.
+#[expect(clippy::disallowed_methods, reason = "another process writes the file that is waited for")]
 fn until_a_part_is_kept(corpus: &Corpus, out: &Path) -> Child {
     let mut child = corpus.command(Way::Digest, out).spawn().expect("it starts");
     let deadline = Instant::now() + Duration::from_mins(1);
