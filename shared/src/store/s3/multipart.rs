@@ -111,7 +111,7 @@ pub(super) async fn list_uploads(
     let mut pending = Vec::new();
     let mut markers = (None, None);
     loop {
-        let page_size = (limit - pending.len()).min(MAX_PAGE) as i32;
+        let page_size = i32::try_from((limit - pending.len()).min(MAX_PAGE)).unwrap_or(1000);
         let request = store.client.list_multipart_uploads().bucket(&store.bucket).prefix(full).max_uploads(page_size);
         let request = request.set_key_marker(markers.0.clone()).set_upload_id_marker(markers.1.clone());
         let page = request.send().await.map_err(|e| s3_error(call, &e, Refused::Bucket))?;
