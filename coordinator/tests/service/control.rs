@@ -237,9 +237,9 @@ async fn one_coordinator_reconciles_and_another_follows_when_it_goes() {
         .await;
         // Its lock lives for ten minutes more, unless it is handed back.
         services.remove(leader).stop().await;
-        world.memory.lose_everything();
-        world.queued(job).await;
     }
+    world.memory.lose_everything();
+    world.queued(job).await;
     world.pack_all(job).await;
     assert_eq!(world.ended(job).await.files_packed, 30);
     services.remove(0).stop().await;
