@@ -68,7 +68,7 @@ pub(crate) async fn check(world: &World, submissions: &[Arc<Submission>], all_en
     checker.sums
 }
 
-impl<'a> Checker<'a> {
+impl Checker<'_> {
     fn wrong(&self, text: String) {
         self.world.net.ledger.violation(text);
     }
@@ -268,7 +268,9 @@ impl<'a> Checker<'a> {
         }
         drop(facts);
         self.sums.resumed = resumed;
-        found.into_iter().for_each(|text| self.wrong(text));
+        for text in found {
+            self.wrong(text);
+        }
     }
 
     /// Whoever began to write a shard held its task since before there was a receipt.
@@ -289,6 +291,8 @@ impl<'a> Checker<'a> {
             }
         }
         drop(facts);
-        found.into_iter().for_each(|text| self.wrong(text));
+        for text in found {
+            self.wrong(text);
+        }
     }
 }

@@ -85,7 +85,8 @@ impl Submission {
                     format!("{name}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))
                 })
                 .collect();
-            let lines: String = self.entries().iter().map(|entry| format!("{entry}\n")).collect();
+            let lines: Vec<String> = self.entries().iter().map(ToString::to_string).collect();
+            let lines = lines.join("\n");
             (format!("/v1/jobs?{}", query.join("&")), "application/x-ndjson", lines)
         };
         let mut request = Request::post(uri).header("content-type", kind);

@@ -154,7 +154,7 @@ impl Ledger {
                 if grant.token == token
                     && ((grant.held && !grant.finished) || (grant.finished && what == "commit")) => {}
             other => {
-                self.violation(format!("{what} of task {task} was accepted under {token}, the lease is {other:?}"))
+                self.violation(format!("{what} of task {task} was accepted under {token}, the lease is {other:?}"));
             }
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use des_shared::layout::SHARD_SUFFIX;
 use des_shared::clock::Clock;
 use des_shared::store::memory::MemoryStore;
 use des_shared::store::{
@@ -34,7 +35,7 @@ impl fmt::Debug for NetStore {
 /// Whether an object under this key is written once and stays as it is.
 fn is_for_ever(target: Target, key: &str) -> bool {
     match target {
-        Target::Zone => key.ends_with(".des") || key.contains("_bigFiles/"),
+        Target::Zone => key.ends_with(SHARD_SUFFIX) || key.contains("_bigFiles/"),
         Target::State => {
             key.contains("/receipts/") || ["/job.json", "/plan.json", "/end.json"].iter().any(|end| key.ends_with(end))
         }
@@ -114,7 +115,7 @@ fn look(
         }
         _ => {}
     }
-    if target == Target::Zone && key.ends_with(".des") && matches!(operation, "put" | "create_upload") {
+    if target == Target::Zone && key.ends_with(SHARD_SUFFIX) && matches!(operation, "put" | "create_upload") {
         let write = ShardWrite { at_ms, node: node.name.clone(), key: key.to_owned() };
         ledger.facts().shard_writes.push(write);
     }

@@ -332,10 +332,14 @@ impl Story {
         world.net.event(format_args!("the faults end"));
         world.net.set_odds(Odds::default());
         world.net.set_pace(Duration::from_millis(20));
-        Target::ALL.into_iter().for_each(|target| world.net.set_away(target, false));
+        for target in Target::ALL {
+            world.net.set_away(target, false);
+        }
         for node in world.nodes() {
             node.freeze(false);
-            Target::ALL.into_iter().for_each(|target| node.set_cut(target, false));
+            for target in Target::ALL {
+                node.set_cut(target, false);
+            }
         }
         while world.kill_worker(|process| process.deluded) {}
         if world.worker_count() == 0 {
@@ -377,7 +381,7 @@ impl Story {
                 self.check_leases();
             }
             let jobs = known_jobs(world);
-            if clients.is_empty() && calm_since.elapsed().as_secs() % 20 == 0 {
+            if clients.is_empty() && calm_since.elapsed().as_secs().is_multiple_of(20) {
                 // An order that was under way may have paused it again.
                 for (job, _) in jobs.iter().filter(|(_, ended)| !**ended) {
                     order(world, *job, "resume").await;

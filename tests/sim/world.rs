@@ -325,7 +325,7 @@ fn make_files(dice: &Dice) -> Vec<File> {
 pub(crate) fn content(dice: &Dice, size: u64) -> Bytes {
     let size = size as usize;
     let seed: [u8; 32] = dice.bytes();
-    let noisy = seed[0] % 2 == 0;
+    let noisy = seed[0].is_multiple_of(2);
     let mut state = u64::from_le_bytes(seed[..8].try_into().expect("eight bytes")) | 1;
     let mut bytes = Vec::with_capacity(size + 8);
     while bytes.len() < size {

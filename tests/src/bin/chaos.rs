@@ -44,7 +44,7 @@ fn options() -> Result<ChaosOptions, String> {
 #[tokio::main]
 async fn main() -> ExitCode {
     let outcome = match options() {
-        Ok(options) => run(options).await.map_err(|e| e.to_string()),
+        Ok(options) => Box::pin(run(options)).await.map_err(|e| e.to_string()),
         Err(problem) => Err(problem),
     };
     match outcome {

@@ -172,7 +172,7 @@ pub(super) async fn written_twice(cluster: &Cluster) -> Result<Vec<String>, Chao
             let page = page.send().await.map_err(|e| failed("versions", aws_sdk_s3::error::DisplayErrorContext(e)))?;
             for object in page.versions() {
                 let name = object.key().unwrap_or_default();
-                if name.ends_with(".des") {
+                if name.ends_with(des_shared::layout::SHARD_SUFFIX) {
                     let tag = object.e_tag().unwrap_or_default().to_owned();
                     versions.entry(format!("{bucket}/{name}")).or_default().push(tag);
                 }

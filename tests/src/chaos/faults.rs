@@ -17,7 +17,10 @@ impl Arena {
             0..14 => self.kill_worker(),
             14..17 => self.kill_coordinator(),
             17 => self.kill_while_planning().await,
-            18..21 => self.freeze(),
+            18..21 => {
+                self.freeze();
+                Ok(())
+            }
             21..24 => self.stop_worker(),
             24 => self.flush().await,
             25 => self.restart_redis(false).await,
@@ -66,7 +69,7 @@ impl Arena {
     }
 
     /// SIGSTOP, and SIGCONT when the leases may have run out: the process does not know how late it is.
-    fn freeze(&mut self) -> Result<(), ChaosError> {
+    fn freeze(&mut self) {
         let lease = self.options.lease.as_millis() as u64;
         let until = Instant::now() + Duration::from_millis(self.rng.random_range(lease / 2..lease * 2));
         let victim = match self.rng.random_range(0..4) {
@@ -74,7 +77,7 @@ impl Arena {
             1 => &self.cluster.coordinator,
             _ => match self.some_worker() {
                 Some(at) => &self.cluster.workers[at],
-                None => return Ok(()),
+                None => return,
             },
         };
         if victim.signal(Signal::SIGSTOP).is_ok() {
@@ -82,7 +85,6 @@ impl Arena {
             let pid = victim.pid();
             self.frozen.push((until, pid));
         }
-        Ok(())
     }
 
     /// SIGTERM under load.

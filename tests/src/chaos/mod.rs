@@ -326,7 +326,7 @@ impl Arena {
         self.counts.submitted += 1;
         let number = self.counts.submitted;
         // The threshold makes the shards of each job its own; no file is so large.
-        let shard_bytes = if number % 2 == 0 { 1 << 20 } else { 24 << 20 };
+        let shard_bytes = if number.is_multiple_of(2) { 1 << 20 } else { 24 << 20 };
         let codec = ["none", "zstd", "lz4"][number as usize % 3];
         let format = ["v3", "v2"][number as usize / 3 % 2];
         let query = format!(
@@ -335,7 +335,7 @@ impl Arena {
         );
         let (manifest, addresses) = (self.files.manifest(), Arc::clone(&self.addresses));
         let (told, state) = (Arc::clone(&self.told), self.state.clone());
-        let key = (number % 2 == 0).then(|| format!("chaos-{number}"));
+        let key = number.is_multiple_of(2).then(|| format!("chaos-{number}"));
         self.clients.spawn(async move {
             let (one, two) = tokio::join!(
                 submit_until_accepted(&addresses, (0, key.as_deref()), &query, &manifest),
@@ -397,7 +397,7 @@ impl Arena {
         loop {
             self.wake(true);
             self.see_off();
-            self.look_at_clients().await;
+            self.look_at_clients();
             if self.clients.is_empty() && self.open_jobs().await == 0 {
                 return Ok(began.elapsed());
             }
@@ -410,7 +410,7 @@ impl Arena {
         }
     }
 
-    async fn look_at_clients(&mut self) {
+    fn look_at_clients(&mut self) {
         let addresses: Vec<String> = [self.cluster.coordinator.address(), self.second.address()]
             .into_iter()
             .flatten()

@@ -196,10 +196,10 @@ async fn list(client: &aws_sdk_s3::Client, bucket: &str, seen: &Mutex<Seen>) {
         let mut seen = lock(seen);
         for object in page.contents() {
             let key = object.key().unwrap_or_default();
-            if !key.ends_with(".des") {
+            if !key.ends_with(des_shared::layout::SHARD_SUFFIX) {
                 continue;
             }
-            let is = (object.e_tag().unwrap_or_default().to_owned(), object.size().unwrap_or_default() as u64);
+            let is = (object.e_tag().unwrap_or_default().to_owned(), object.size().unwrap_or_default().cast_unsigned());
             let name = format!("{bucket}/{key}");
             let was = seen.shards.entry(name.clone()).or_insert_with(|| is.clone()).clone();
             if was != is {
