@@ -104,8 +104,7 @@ pub(super) async fn run(request: Request, save_failures: Option<PathBuf>, screen
     let (run, shards) = match (run, outcome) {
         (Ok(run), outcome) => (run, outcome),
         // After a second Ctrl-C. What is there stays there, for the next time.
-        (Err(_), Err(error)) => return Err(error),
-        (Err(error), Ok(_)) => return Err(error),
+        (Err(_), Err(error)) | (Err(error), Ok(_)) => return Err(error),
     };
     let Run { resume: shared, failures, .. } = run;
     drop(shared);
