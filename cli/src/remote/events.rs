@@ -117,7 +117,7 @@ mod tests {
     fn an_endless_line_does_not_fill_the_memory() {
         let mut lines = Lines::default();
         for _ in 0..20 {
-            lines.feed(&[b'x'; 1 << 20]);
+            lines.feed(&vec![b'x'; 1 << 20]);
         }
         assert!(lines.rest.len() <= MAX_LINE_BYTES);
     }
