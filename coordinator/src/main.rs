@@ -61,7 +61,8 @@ async fn run(config: Config, places: Places) -> Result<(), Box<dyn std::error::E
     let metrics = Metrics::new();
     let store_metrics = StoreMetrics::register(metrics.registry())?;
     let layers = Layers { metrics: Some(store_metrics), retry: RetryPolicy::QUICK, dice: Arc::clone(&dice) };
-    let queue: SharedQueue = Arc::new(RedisQueue::new(&places.queue.redis, places.queue.queue.clone(), Arc::clone(&dice))?);
+    let queue: SharedQueue =
+        Arc::new(RedisQueue::new(&places.queue.redis, places.queue.queue.clone(), Arc::clone(&dice))?);
     let mut buckets = BTreeMap::new();
     for (bucket, _) in &config.roots.buckets {
         let backend = Backend::S3(S3Config { bucket: bucket.clone(), ..places.zones.s3_defaults() });

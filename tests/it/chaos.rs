@@ -15,7 +15,7 @@ async fn nothing_is_lost_and_nothing_is_twice_in_a_short_chaos() {
         lease: Duration::from_secs(2),
         versions: false,
     };
-    let report = run(options).await.unwrap();
+    let report = Box::pin(run(options)).await.unwrap();
     assert!(report.wrong.is_empty(), "{report}");
     assert_eq!(report.right, 60);
     assert!(report.counts.kills() > 0 && report.checked.tasks > 0, "{report}");

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use des_shared::layout::SHARD_SUFFIX;
 use des_shared::clock::Clock;
+use des_shared::layout::SHARD_SUFFIX;
 use des_shared::store::memory::MemoryStore;
 use des_shared::store::{
     ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, StoreError,

@@ -59,7 +59,8 @@ async fn run(config: WorkerConfig) -> Result<(), Box<dyn std::error::Error>> {
     let registry = Metrics::new();
     let store_metrics = StoreMetrics::register(registry.registry())?;
     let layers = Layers { metrics: Some(store_metrics), retry: RetryPolicy::PATIENT, dice: Arc::clone(&dice) };
-    let queue: SharedQueue = Arc::new(RedisQueue::new(&config.queue.redis, config.queue.queue.clone(), Arc::clone(&dice))?);
+    let queue: SharedQueue =
+        Arc::new(RedisQueue::new(&config.queue.redis, config.queue.queue.clone(), Arc::clone(&dice))?);
     let mut buckets = BTreeMap::new();
     for (bucket, _) in &config.roots.buckets {
         let backend = Backend::S3(S3Config { bucket: bucket.clone(), ..config.zones.s3_defaults() });

@@ -97,7 +97,8 @@ async fn what_is_deleted_is_listed_once_in_a_listings_life() {
     assert_eq!((rig.status("a").await, listings()), (200, 1));
     assert_eq!((rig.status("a").await, listings()), (200, 0));
     rig.clock.advance(Duration::from_secs(1));
-    let other = (0..100_000).map(|n| format!("x{n}")).find(|uid| slot(uid, NOON, 8) == slot("a", NOON, 8)).expect("one");
+    let other =
+        (0..100_000).map(|n| format!("x{n}")).find(|uid| slot(uid, NOON, 8) == slot("a", NOON, 8)).expect("one");
     assert_eq!((rig.status(&other).await, listings()), (404, 0), "a miss lists shards alone");
     rig.clock.advance(Duration::from_secs(5));
     assert_eq!((rig.status("a").await, listings()), (200, 1));
