@@ -3,7 +3,8 @@
 //! Invariant: the decision is in the state store before the queue hears of it, and the request is answered only then.
 //! Whoever reconciles tells the queue again, so a decision outlives the queue's data and this process. Changes of one
 //! job are made one after the other, under the lock `control/{job}`; a change while the queue is away has only this
-//! process's own order, and of two coordinators the last writer wins.
+//! process's own order, and of two coordinators the last writer wins. A cancellation is a record of its own that is
+//! created once, so no other decision can take it back, however late it is written.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use des_shared::ids::JobId;
 use des_shared::job::{EndRecord, JobRecord, JobState, share_problems};
 use des_shared::layout;
 use des_shared::queue::{JobShare, QueueError};
+use des_shared::state::Created;
 use serde::{Deserialize, Deserializer};
 use tokio::time::Instant;
 
@@ -22,6 +24,9 @@ use crate::error::Error;
 const CANCEL_STEP: usize = 1000;
 /// Longest wait for another change of the same job.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Why a second cancellation is refused.
+const SHARDS_DECIDED: &str =
+    "what becomes of its shards was decided with the cancellation and cannot be changed any more";
 /// Pause between two tries to take a lock.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -81,9 +86,7 @@ impl Order {
         let cancelled = now.hold == Hold::Cancelled;
         let refuse = |expected| Error::WrongState { job: record.id, is: "is being cancelled".to_owned(), expected };
         match self {
-            Self::Cancel { drop_shards } if cancelled && drop_shards != now.drop_shards => Err(refuse(
-                "what becomes of its shards was decided with the cancellation and cannot be changed any more",
-            )),
+            Self::Cancel { drop_shards } if cancelled && drop_shards != now.drop_shards => Err(refuse(SHARDS_DECIDED)),
             Self::Cancel { drop_shards } => Ok(ControlRecord { hold: Hold::Cancelled, drop_shards, ..now }),
             _ if cancelled => Err(refuse("a cancelled job cannot be paused, resumed or changed")),
             Self::Pause => Ok(ControlRecord { hold: Hold::Paused, ..now }),
@@ -134,16 +137,32 @@ impl Core {
         let next = order.after(record, now)?;
         if next != now {
             let next = ControlRecord { updated_ms: self.deps.clock.now_ms(), ..next };
-            self.state().write(&layout::control(job), &next).await?;
+            self.keep(job, now, next).await?;
             tracing::info!(%job, hold = ?next.hold, share = ?next.share, drop_shards = next.drop_shards, "job control");
         }
-        match self.tell_queue(job, &next).await {
+        // What stands now: another coordinator may have cancelled the job meanwhile.
+        let standing = self.state().control(job).await?;
+        match self.tell_queue(job, &standing).await {
             // The record stands; whoever reconciles tells the queue when it is back.
             Err(Error::Queue(QueueError::Unavailable(why))) => {
                 tracing::warn!(%job, "the queue hears of the decision later: {why}");
                 Ok(())
             }
             other => other,
+        }
+    }
+
+    /// Writes a decision. A cancellation is created once; what another one decided about the shards holds.
+    async fn keep(&self, job: JobId, now: ControlRecord, next: ControlRecord) -> Result<(), Error> {
+        if next.hold != Hold::Cancelled || now.hold == Hold::Cancelled {
+            self.state().write(&layout::control(job), &next).await?;
+            return Ok(());
+        }
+        match self.state().create(&layout::cancellation(job), &next).await? {
+            Created::Theirs(theirs) if theirs.drop_shards != next.drop_shards => {
+                Err(Error::WrongState { job, is: "is being cancelled".to_owned(), expected: SHARDS_DECIDED })
+            }
+            Created::Ours | Created::Theirs(_) => Ok(()),
         }
     }
 

@@ -1,4 +1,5 @@
-//! What people decided about a job after it was accepted: the one record of a job that changes.
+//! What people decided about a job after it was accepted: the one record of a job that changes, and one that says it was
+//! cancelled, which is written once.
 //!
 //! It lies in the state store and is written before the queue is told, so a decision outlives a queue that lost
 //! everything and the coordinator that took it.
@@ -28,7 +29,7 @@ impl Hold {
     }
 }
 
-/// `jobs/{job}/control.json`. A job that nobody touched has none.
+/// `jobs/{job}/control.json`, and `jobs/{job}/cancelled.json` for a cancellation. A job that nobody touched has neither.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControlRecord {
     /// Whether its tasks may be handed out.

@@ -10,7 +10,8 @@
 //! jobs/{job}/checkpoints/{task:08}/{token}-{part:05}.bin   index rows of an uploaded part
 //! jobs/{job}/receipts/{task:08}.json        written once: the task is finished (published or dead)
 //! jobs/{job}/failures/{task:08}-{token}.ndjson   files of a finished task that are in no shard
-//! jobs/{job}/control.json                   what people decided since: paused, cancelled, another share (changes)
+//! jobs/{job}/control.json                   what people decided since: paused, another share (changes)
+//! jobs/{job}/cancelled.json                 written once: the job was cancelled, which nothing takes back
 //! jobs/{job}/keys/{sha256}                  a key in keys/ that leads to this job, so that it goes with the job
 //! jobs/{job}/end.json                       written once: the job is finished
 //! keys/{sha256}.json                        one submission: Idempotency-Key or manifest digest to job (immutable)
@@ -163,6 +164,12 @@ pub fn end(job: JobId) -> String {
 /// What people decided about the job since it was accepted.
 pub fn control(job: JobId) -> String {
     format!("jobs/{job}/control.json")
+}
+
+/// The marker that a job was cancelled. A record of its own that is created once: a decision that was long on its way
+/// can replace another one, but never a cancellation.
+pub fn cancellation(job: JobId) -> String {
+    format!("jobs/{job}/cancelled.json")
 }
 
 /// The note that a key made with [`submission_key`] leads to this job.

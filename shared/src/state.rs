@@ -177,7 +177,14 @@ impl StateStore {
     /// # Errors
     /// [`StateError`] when the store fails or the record is unreadable.
     pub async fn control(&self, job: JobId) -> Result<ControlRecord, StateError> {
-        Ok(self.read(&layout::control(job)).await?.unwrap_or_default())
+        let (control, cancellation) = (layout::control(job), layout::cancellation(job));
+        let (control, cancellation) =
+            futures::try_join!(self.read::<ControlRecord>(&control), self.read::<ControlRecord>(&cancellation))?;
+        let control = control.unwrap_or_default();
+        Ok(match cancellation {
+            Some(cancelled) => ControlRecord { share: control.share, ..cancelled },
+            None => control,
+        })
     }
 
     /// Writes a plan segment. A plan that is made again writes the same bytes.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use des_shared::control::{ControlRecord, Hold};
 use des_shared::job::JobState;
+use des_shared::layout;
 use des_shared::queue::{Held, HeldTask, Queue, TaskTotals};
 use serde_json::json;
 
@@ -194,6 +196,22 @@ async fn a_decision_is_durable_before_it_is_answered() {
     });
     service.order(&format!("/v1/jobs/{job}/pause")).await.assert_problem(503, &["state-store-unavailable"]);
     assert!(!world.nothing_to_claim().await, "what is not durable was not told to the queue");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_decision_that_comes_late_takes_no_cancellation_back() {
+    let world = World::new();
+    let service = world.start().await;
+    let job = service.submit_lines("?max_shard_size=10", lines(2)).await.id();
+    world.queued(job).await;
+    service.order(&format!("/v1/jobs/{job}/cancel")).await;
+    // Another coordinator wanted to pause the job before that, and its write was long on its way.
+    let late = ControlRecord { hold: Hold::Paused, updated_ms: 1, ..ControlRecord::default() };
+    world.state.write(&layout::control(job), &late).await.expect("written");
+    assert_eq!(world.state.control(job).await.expect("read").hold, Hold::Cancelled);
+    service.order(&format!("/v1/jobs/{job}/resume")).await.assert_problem(409, &["cancelled"]);
+    assert_eq!(world.ended(job).await.state, JobState::Cancelled);
     service.stop().await;
 }
 

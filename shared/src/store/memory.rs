@@ -259,15 +259,20 @@ impl ObjectStore for MemoryStore {
     }
 
     async fn list_uploads(&self, prefix: &str, limit: usize) -> Result<Vec<UploadMeta>, StoreError> {
-        self.call(Operation::ListUploads, prefix).check_prefix(0)?;
+        let call = self.call(Operation::ListUploads, prefix);
+        call.check_prefix(0)?;
+        call.check_uploads_limit(limit)?;
         let state = self.state();
-        let found = state.uploads.iter().filter(|(_, upload)| upload.key.starts_with(prefix)).take(limit);
+        let found = state.uploads.iter().filter(|(_, upload)| upload.key.starts_with(prefix));
         let view = |(id, upload): (&String, &Upload)| UploadMeta {
             key: upload.key.clone(),
             upload_id: id.clone(),
             started_ms: upload.started_ms,
         };
-        Ok(found.map(view).collect())
+        let mut all: Vec<UploadMeta> = found.map(view).collect();
+        all.sort_by(|a, b| (&a.key, &a.upload_id).cmp(&(&b.key, &b.upload_id)));
+        all.truncate(limit);
+        Ok(all)
     }
 
     async fn probe(&self, prefix: &str) -> Result<Capabilities, StoreError> {
