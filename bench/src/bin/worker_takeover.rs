@@ -1,7 +1,7 @@
 //! How long a task waits for its next holder after its worker was killed, and after it was asked to stop: real
 //! `des-worker` processes on a real redis-server, no coordinator.
 //!
-//! The zone is a server that takes requests and never answers: the task is at work whenever its worker goes, and no
+//! The zone is a server that takes the requests of a task and never answers: the task is at work whenever its worker goes, and no
 //! processor time is used. The state store is a folder. Two workers of one slot; one holds the task, the other waits.
 //!
 //! `cargo build -p des-worker && cargo run -p des-bench --bin worker_takeover -- [--kills 50] [--stops 20] [--lease 2]`
@@ -11,6 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use clap::Parser;
 use des_shared::clock::Dice;
 use des_shared::ids::{FencingToken, JobId, TaskId, Uid};
@@ -23,7 +27,6 @@ use des_shared::store::local::LocalStore;
 use des_tests::cluster::program;
 use des_tests::servers::{Redis, Supervised};
 use nix::sys::signal::Signal;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
 /// Measures takeovers.
@@ -103,7 +106,7 @@ impl Bench {
         let job = JobId::from_parts(1_700_000_000_000, [1; 10]);
         let task = TaskId { job, number: 0 };
         let bench =
-            Self { zone_port: silent_server().await?, folder, redis, queue: Arc::new(queue), task, lease, started: 0 };
+            Self { zone_port: stuck_server().await?, folder, redis, queue: Arc::new(queue), task, lease, started: 0 };
         let source = bench.folder.path().join("source");
         std::fs::write(&source, b"source")?;
         let state = StateStore::new(Arc::new(LocalStore::open(bench.folder.path().join("state"))?));
@@ -181,19 +184,30 @@ fn segment(task: TaskId, source: &PathBuf) -> Outcome<Segment> {
     Ok(Segment { task, slot, number: 0, sequence: 1_700_000_000_000, options, files: vec![file].into() })
 }
 
-/// Takes connections and requests, answers nothing.
-async fn silent_server() -> std::io::Result<u16> {
+/// An S3 server that answers what a worker tries under scratch keys before its first claim, as a server that refuses second
+/// writers does, and takes every other request and never answers.
+async fn stuck_server() -> std::io::Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let port = listener.local_addr()?.port();
     // Ends with the process.
-    tokio::spawn(async move {
-        let mut open = tokio::task::JoinSet::new();
-        while let Ok((mut connection, _)) = listener.accept().await {
-            open.spawn(async move {
-                let mut buffer = [0; 4096];
-                while connection.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
-            });
-        }
-    });
+    tokio::spawn(axum::serve(listener, Router::new().fallback(answer)).into_future());
     Ok(port)
+}
+
+async fn answer(request: Request) -> Response {
+    if !request.uri().path().contains("/scratch/") {
+        return std::future::pending().await;
+    }
+    let conditional = request.headers().contains_key("if-none-match");
+    let upload = request.uri().query().is_some_and(|query| query.contains("uploadId"));
+    let tag = [("etag", "\"1\"")];
+    match (request.method().as_str(), conditional) {
+        ("PUT" | "POST", true) => StatusCode::PRECONDITION_FAILED.into_response(),
+        ("PUT", false) => (tag, "").into_response(),
+        ("HEAD", _) => (tag, [("content-length", "5"), ("x-amz-meta-probe", "1")]).into_response(),
+        ("POST", false) if !upload => {
+            "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>".into_response()
+        }
+        _ => StatusCode::NO_CONTENT.into_response(),
+    }
 }
