@@ -5,7 +5,7 @@
 //! ```text
 //! jobs/{job}/job.json                       the accepted job (immutable)
 //! jobs/{job}/manifest                       the manifest as it came
-//! jobs/{job}/segments/{task:08}.bin         one plan segment: bincode in zstd
+//! jobs/{job}/segments/{task:08}.bin         one plan segment: the compact form in zstd
 //! jobs/{job}/plan.json                      written last: the plan is complete
 //! jobs/{job}/checkpoints/{task:08}/{token}-{part:05}.bin   index rows of an uploaded part
 //! jobs/{job}/receipts/{task:08}.json        written once: the task is finished (published or dead)
