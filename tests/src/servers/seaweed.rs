@@ -40,7 +40,8 @@ pub struct SeaweedFs {
     // Before the folder: the program must be gone when its folder goes.
     process: Supervised,
     _folder: TempDir,
-    port: u16,
+    /// Of the master, the volume server, the filer, and S3.
+    ports: [u16; 4],
 }
 
 impl SeaweedFs {
@@ -83,12 +84,22 @@ impl SeaweedFs {
 
     /// `http://127.0.0.1:PORT`.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.port())
+    }
+
+    /// The master, which gives out file ids.
+    pub fn master_endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports[0])
+    }
+
+    /// The volume server, which keeps the bytes.
+    pub fn volume_endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports[1])
     }
 
     /// The S3 port on 127.0.0.1.
     pub fn port(&self) -> u16 {
-        self.port
+        self.ports[3]
     }
 
     /// Access key id and secret of a user who may not make buckets, for processes that get them by environment.
@@ -222,7 +233,8 @@ async fn launch(program: &Path, access: Access) -> Result<SeaweedFs, ServerError
         Access::Everybody => {}
     }
     let process = Supervised::start(folder.path(), program, args, &[]).map_err(failed)?;
-    let mut server = SeaweedFs { process, _folder: folder, port: ports[3] };
+    let ports = [ports[0], ports[1], ports[2], ports[3]];
+    let mut server = SeaweedFs { process, _folder: folder, ports };
     server.wait_ready().await?;
     Ok(server)
 }
