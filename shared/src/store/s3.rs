@@ -22,6 +22,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 
 use self::errors::{Refused, s3_error};
+use self::small::SmallRanges;
 use super::call::{Call, MAX_PAGE, Operation};
 use super::{
     ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, StoreError,
@@ -33,6 +34,7 @@ mod config;
 mod errors;
 mod multipart;
 mod read;
+mod small;
 
 pub use config::{DEFAULT_REGION, S3Config, S3Credentials, S3Timeouts};
 
@@ -46,6 +48,7 @@ pub struct S3Store {
     client: Client,
     /// For calls that send bytes: [`S3Timeouts::upload_attempt`]. Shares the connections of `client`.
     uploader: Client,
+    small: SmallRanges,
     /// Whether the server was found to ignore conditions on PUT, on completion.
     ignores_put_condition: AtomicBool,
     ignores_complete_condition: AtomicBool,
@@ -73,6 +76,7 @@ impl S3Store {
             prefix: config.normal_prefix(),
             client,
             uploader,
+            small: SmallRanges::new(&config.timeouts),
             ignores_put_condition: AtomicBool::new(false),
             ignores_complete_condition: AtomicBool::new(false),
         })
@@ -159,6 +163,9 @@ impl ObjectStore for S3Store {
         let (call, full) = self.keyed(Operation::Get, key)?;
         if call.check_range(&range)?.is_none() {
             return Ok(Fetched { meta: ObjectMeta::unasked(key), offset: 0, bytes: Bytes::new() });
+        }
+        if let Some(fetched) = self.small.get(self, &call, &full, &range).await? {
+            return Ok(fetched);
         }
         match self.open(&call, &full, &range).await? {
             Some(answer) => answer.collect(call).await,

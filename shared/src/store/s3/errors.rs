@@ -23,10 +23,7 @@ where
     match error {
         SdkError::ServiceError(refused) => {
             let status = refused.raw().status().as_u16();
-            let code = refused.err().code().unwrap_or("");
-            let said = refused.err().message().unwrap_or("no further explanation");
-            let kind = kind_of(status, code, about);
-            call.error(kind, format!("the server answered {status} {code}: {said}{}", advice(kind, code)))
+            refusal(call, status, (refused.err().code().unwrap_or(""), refused.err().message()), about)
         }
         SdkError::TimeoutError(_) => call.error(StoreErrorKind::Unavailable, "no answer in time"),
         SdkError::ResponseError(answer) => {
@@ -36,6 +33,13 @@ where
         }
         _ => unsent(call, error),
     }
+}
+
+/// A refusal with S3's code, "" for none, and what it says for people.
+pub(super) fn refusal(call: &Call, status: u16, (code, said): (&str, Option<&str>), about: Refused) -> StoreError {
+    let kind = kind_of(status, code, about);
+    let said = said.unwrap_or("no further explanation");
+    call.error(kind, format!("the server answered {status} {code}: {said}{}", advice(kind, code)))
 }
 
 /// A request that never got an answer, or was never sent.

@@ -55,7 +55,7 @@ fn parse_content_range(header: &str) -> Option<(u64, u64, u64)> {
 }
 
 impl Answer {
-    fn check(call: &Call, output: GetObjectOutput, range: &ByteRange) -> Result<Self, StoreError> {
+    pub(super) fn check(call: &Call, output: GetObjectOutput, range: &ByteRange) -> Result<Self, StoreError> {
         let wrong = |why: String| Err(call.invalid(format!("the server did not answer the range asked for: {why}")));
         let Some(length) = output.content_length.and_then(|n| u64::try_from(n).ok()) else {
             return wrong("there is no Content-Length".to_owned());
