@@ -10,7 +10,7 @@ use super::offload;
 use super::source::{Object, ReadKind, Source};
 use crate::shard::{
     Block, Codec, Dictionary, Directory, Entry, Footer, HEADER_LEN, Index, LegacyTail, Location, Part, ShardError,
-    TAIL_READ_BYTES, Tail, TailBytes, Version, check_stored, check_v3_header, decode_payload,
+    TAIL_READ_BYTES, Tail, TailBytes, Version, check_stored, check_v3_header, decode_payload, header_of, parse_header,
 };
 use crate::store::{ByteRange, ObjectMeta};
 
@@ -55,8 +55,8 @@ pub enum Lookup {
 }
 
 impl RemoteShard {
-    /// Opens the shard under `key`. One read for a usual shard of version 3; for versions 1 and 2 one more for the
-    /// header, and one for an index that does not fit into the tail.
+    /// Opens the shard under `key`. One read for a usual shard; one more for an index of versions 1 and 2 that does not fit
+    /// into the tail, and one for the header of those where the index does not tell the version.
     ///
     /// # Errors
     /// [`ArchiveError`] when it cannot be read, or its end is not that of an undamaged shard.
@@ -333,16 +333,21 @@ impl RemoteShard {
         raw.map_err(|e| self.object.damaged(e))
     }
 
-    /// Reads and checks the header, which no look-up in version 3 needs. Versions 1 and 2 were checked when opened.
+    /// Reads and checks the header, which no look-up needs where the rest of the shard tells its version.
     ///
     /// # Errors
-    /// [`ArchiveError::Shard`] when it is not that of the version the footer says.
+    /// [`ArchiveError::Shard`] when it is not that of the version the rest says.
     pub async fn check_header(&self) -> Result<(), ArchiveError> {
-        if self.version() != Version::V3 {
-            return Ok(());
-        }
         let header = self.object.read(0..HEADER_LEN, ReadKind::Index).await?;
-        check_v3_header(&header).map_err(|e| self.object.damaged(e))
+        let checked = match self.version() {
+            Version::V3 => check_v3_header(&header),
+            version => parse_header(&header).and_then(|found| {
+                let detail = format!("version {} in the header, but the index of version {}", found as u8, version as u8);
+                let wrong = ShardError::Corrupt { part: Part::Header, offset: 4, detail };
+                if found == version { Ok(()) } else { Err(wrong) }
+            }),
+        };
+        checked.map_err(|e| self.object.damaged(e))
     }
 
     /// An error of this shard, with its name.
@@ -392,14 +397,22 @@ async fn open_legacy(object: &Object, tail: &TailBytes, legacy: LegacyTail) -> R
         let detail = format!("{length} bytes; this reader takes at most {MAX_INDEX_BYTES}");
         return Err(object.damaged(ShardError::Unsupported { part: Part::Index, detail }));
     }
-    let header = match tail.get(&(0..HEADER_LEN)) {
-        Some(header) => header,
-        None => object.read(0..HEADER_LEN, ReadKind::Index).await?,
-    };
     let bytes = match tail.get(&range) {
         // A copy, so that what is kept does not keep the whole tail.
         Some(bytes) => Bytes::copy_from_slice(&bytes),
         None => object.read(range, ReadKind::Index).await?,
+    };
+    let known = match tail.get(&(0..HEADER_LEN)) {
+        Some(header) => Some(header),
+        None => {
+            let bytes = bytes.clone();
+            let told = offload(length * 2, move || Index::version_without_header(legacy, &bytes)).await;
+            told.map(header_of)
+        }
+    };
+    let header = match known {
+        Some(header) => header,
+        None => object.read(0..HEADER_LEN, ReadKind::Index).await?,
     };
     // Parsing costs far more a byte than copying.
     let index = offload(length * 4, move || Index::parse(&header, legacy, bytes)).await;
