@@ -58,7 +58,8 @@ impl Config {
         let listen = Listen::read(values, &settings::LISTEN_RETRIEVER);
         let cache_bytes = values.number(&settings::CACHE_BYTES, 0..=1 << 50);
         let payload_cache_bytes = values.number(&settings::PAYLOAD_CACHE_BYTES, 0..=1 << 50);
-        let disk = read_disk(values);
+        let disk_bytes = disk_bytes(values);
+        let disk_dir = values.text(&settings::DISK_CACHE_DIR).filter(|dir| !dir.is_empty()).map(PathBuf::from);
         let ttl = values.number(&settings::LISTING_TTL_SECONDS, 0..=86_400);
         let bigfiles_prefix = values.read(&settings::BIGFILES_PREFIX, |text| {
             let text = text.trim_matches('/');
@@ -66,30 +67,29 @@ impl Config {
             if usable { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a key prefix such as _bigFiles")) }
         });
         let deleters = Auth::read(values, &settings::DELETE_API_KEY);
+        let (index_bytes, payload_bytes) = disk_bytes?;
         Some(Self {
             deleters,
             listen: listen?,
             backend: zones?.backend,
             cache_bytes: cache_bytes?,
             payload_cache_bytes: payload_cache_bytes?,
-            disk: disk?,
+            disk: disk_dir.map(|dir| DiskConfig { dir, index_bytes, payload_bytes }),
             listing_ttl: Duration::from_secs(ttl?),
             bigfiles_prefix: bigfiles_prefix?,
         })
     }
 }
 
-/// The outer `None` means that something is wrong.
-fn read_disk(values: &mut Values) -> Option<Option<DiskConfig>> {
-    let index_bytes = values.number(&settings::DISK_CACHE_BYTES, disk::MIN_BYTES..=1 << 50);
-    let payload_bytes = values.number(&settings::DISK_PAYLOAD_BYTES, 0..=1 << 50);
-    if payload_bytes.is_some_and(|bytes| (1..disk::MIN_BYTES).contains(&bytes)) {
+/// How much of the disk: for directories and index blocks, for payloads.
+fn disk_bytes(values: &mut Values) -> Option<(u64, u64)> {
+    let index = values.number(&settings::DISK_CACHE_BYTES, disk::MIN_BYTES..=1 << 50);
+    let payloads = values.number(&settings::DISK_PAYLOAD_BYTES, 0..=1 << 50);
+    if payloads.is_some_and(|bytes| (1..disk::MIN_BYTES).contains(&bytes)) {
         let name = settings::DISK_PAYLOAD_BYTES.name;
         values.problem(format!("{name}: expected 0 for none, or at least {}", disk::MIN_BYTES));
     }
-    let (index_bytes, payload_bytes) = (index_bytes?, payload_bytes?);
-    let dir = values.text(&settings::DISK_CACHE_DIR).filter(|dir| !dir.is_empty());
-    Some(dir.map(|dir| DiskConfig { dir: PathBuf::from(dir), index_bytes, payload_bytes }))
+    index.zip(payloads)
 }
 
 #[cfg(test)]

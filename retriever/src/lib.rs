@@ -89,7 +89,7 @@ impl Retriever {
             Some(deleters) if config.listen.auth.required() => config.listen.auth.or(deleters),
             _ => config.listen.auth.clone(),
         };
-        let files = files_over(&config, &deps, &metrics, disk.clone());
+        let files = files_over(&config, &deps, &metrics, disk.as_ref());
         let router = service::with_auth(router(&config, (deps, metrics, files), &shutdown), auth);
         let server = tokio::spawn(async move {
             let served = service::serve(listener, router, shutdown, drain).await;
@@ -123,7 +123,7 @@ fn files(config: &Config, deps: &Deps, metrics: &RetrieverMetrics) -> Files {
     files_over(config, deps, metrics, None)
 }
 
-fn files_over(config: &Config, deps: &Deps, metrics: &RetrieverMetrics, disk: Option<Arc<DiskCache>>) -> Files {
+fn files_over(config: &Config, deps: &Deps, metrics: &RetrieverMetrics, disk: Option<&Arc<DiskCache>>) -> Files {
     let cache = Arc::new(IndexCache::new(config.cache_bytes, deps.clock.clone(), metrics.clone()));
     Files {
         places: Places::new(deps.zones.clone(), metrics, disk),

@@ -33,13 +33,13 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    pub(crate) fn new(zones: Arc<Zones>, metrics: &RetrieverMetrics, disk: Option<Arc<DiskCache>>) -> Self {
+    pub(crate) fn new(zones: Arc<Zones>, metrics: &RetrieverMetrics, disk: Option<&Arc<DiskCache>>) -> Self {
         let metrics = metrics.clone();
         let on_read: OnRead = Arc::new(move |kind| metrics.shard_read(kind));
         let mut ids = 0..;
         let mut replica = |zone: &str, store: &SharedStore| {
             let source = Source::observed(store.clone(), on_read.clone());
-            let source = match &disk {
+            let source = match disk {
                 Some(disk) => source.cached(disk.clone()),
                 None => source,
             };

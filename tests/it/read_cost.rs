@@ -187,11 +187,7 @@ async fn hot_files_cost_nothing_and_deleted_ones_are_gone() {
     // Another retriever deletes it: within the time that listings are trusted it is gone here, cached or not.
     let setting = ("DES_DELETE_API_KEY", "the-key");
     let (other, shutdown) = retriever(&bench.through, &bench.clock, setting).await;
-    let url = format!(
-        "http://{}/files/{}?created_at={DAY}&deleted_by=ann&reason=asked",
-        other.local_addr(),
-        files[1]
-    );
+    let url = format!("http://{}/files/{}?created_at={DAY}&deleted_by=ann&reason=asked", other.local_addr(), files[1]);
     let deleted = bench.client.delete(url).header("x-api-key", "the-key").send().await.expect("an answer");
     assert!(deleted.status().is_success(), "{}", deleted.text().await.expect("a body"));
     bench.clock.advance(Duration::from_secs(5));

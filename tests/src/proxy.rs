@@ -73,7 +73,8 @@ impl Heads {
                 self.finished(tally);
             }
             // Methods are capital letters.
-            self.other = self.head.first().is_some_and(|first| !first.is_ascii_uppercase()) || self.head.len() > MAX_HEAD;
+            self.other =
+                self.head.first().is_some_and(|first| !first.is_ascii_uppercase()) || self.head.len() > MAX_HEAD;
         }
     }
 

@@ -212,8 +212,7 @@ fn weight<T: Listable>(_: &Key, page: &Arc<Page<T>>) -> u32 {
 impl<T: Listable> Listings<T> {
     pub(super) fn new(bytes: u64, clock: Arc<dyn Clock>, metrics: RetrieverMetrics) -> Self {
         // A new listing is always worth more than the one that was asked for longest ago.
-        let pages =
-            Cache::builder().max_capacity(bytes).weigher(weight).eviction_policy(EvictionPolicy::lru()).build();
+        let pages = Cache::builder().max_capacity(bytes).weigher(weight).eviction_policy(EvictionPolicy::lru()).build();
         Self {
             pages,
             turns: AtomicU64::new(0),

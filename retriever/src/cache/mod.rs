@@ -66,10 +66,7 @@ impl ObjectId {
 
 impl PartialEq for ObjectId {
     fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash
-            && self.store == other.store
-            && self.key == other.key
-            && self.version == other.version
+        self.hash == other.hash && self.store == other.store && self.key == other.key && self.version == other.version
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! What is kept was checked, and is kept under the object's version and the place in it, so it stays true. Whether a file
 //! is deleted is looked at before anybody comes here. A file gets in only when it is asked for more often than those it
-//! would drive out (moka's TinyLFU), so one scan over everything does not empty the cache.
+//! would drive out (moka's `TinyLFU`), so one scan over everything does not empty the cache.
 
 use std::sync::Arc;
 

@@ -342,7 +342,8 @@ impl RemoteShard {
         let checked = match self.version() {
             Version::V3 => check_v3_header(&header),
             version => parse_header(&header).and_then(|found| {
-                let detail = format!("version {} in the header, but the index of version {}", found as u8, version as u8);
+                let detail =
+                    format!("version {} in the header, but the index of version {}", found as u8, version as u8);
                 let wrong = ShardError::Corrupt { part: Part::Header, offset: 4, detail };
                 if found == version { Ok(()) } else { Err(wrong) }
             }),

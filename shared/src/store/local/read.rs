@@ -26,12 +26,7 @@ pub(super) struct Reader {
 }
 
 /// Reads a range, and keeps the file open for the next one.
-pub(super) fn get(
-    folder: &Folder,
-    handles: &Handles,
-    call: &Call,
-    range: &ByteRange,
-) -> Result<Fetched, StoreError> {
+pub(super) fn get(folder: &Folder, handles: &Handles, call: &Call, range: &ByteRange) -> Result<Fetched, StoreError> {
     let Opened { path, file, metadata, meta } = Opened::new(folder, call)?;
     let span = call.resolve(range, meta.size)?;
     // The length was compared with the file's size, so a hostile range cannot ask for memory.

@@ -75,7 +75,10 @@ async fn what_is_kept_open_is_not_taken_for_what_is_there() {
     // The same file with other bytes.
     fs::write(&path, "three").expect("written");
     assert_eq!(read().await.expect("read"), "thr");
-    assert_eq!(store.get("k", ByteRange::Span(0..13)).await.expect_err("shorter now").kind, StoreErrorKind::InvalidRange);
+    assert_eq!(
+        store.get("k", ByteRange::Span(0..13)).await.expect_err("shorter now").kind,
+        StoreErrorKind::InvalidRange
+    );
     fs::remove_file(&path).expect("removed");
     assert_eq!(read().await, Err(StoreErrorKind::NotFound));
     assert_eq!(store.handles.len(), 0, "and closed");
