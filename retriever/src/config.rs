@@ -1,14 +1,21 @@
 //! Settings of the retriever, checked once.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use des_shared::config::{Auth, Listen, Setting, Values, ZoneSettings, settings};
+
+use crate::cache::disk::{self, DiskConfig};
 
 /// Every setting the retriever reads. No Redis and no state store: it needs the shards alone.
 pub fn all_settings() -> Vec<Setting> {
     let own = [
         settings::LISTEN_RETRIEVER,
         settings::CACHE_BYTES,
+        settings::PAYLOAD_CACHE_BYTES,
+        settings::DISK_CACHE_DIR,
+        settings::DISK_CACHE_BYTES,
+        settings::DISK_PAYLOAD_BYTES,
         settings::LISTING_TTL_SECONDS,
         settings::BIGFILES_PREFIX,
         settings::DELETE_API_KEY,
@@ -32,6 +39,10 @@ pub struct Config {
     pub backend: &'static str,
     /// Memory for listings, directories, index blocks and dictionaries, in bytes.
     pub cache_bytes: u64,
+    /// Memory for the files that are asked for most, in bytes; 0 for none.
+    pub payload_cache_bytes: u64,
+    /// The cache on disk; none when there is none.
+    pub disk: Option<DiskConfig>,
     /// How long a listing of a slot's shards is trusted.
     pub listing_ttl: Duration,
     /// Key prefix of big files beside the shards.
@@ -46,6 +57,9 @@ impl Config {
     pub fn read(values: &mut Values, zones: Option<&ZoneSettings>) -> Option<Self> {
         let listen = Listen::read(values, &settings::LISTEN_RETRIEVER);
         let cache_bytes = values.number(&settings::CACHE_BYTES, 0..=1 << 50);
+        let payload_cache_bytes = values.number(&settings::PAYLOAD_CACHE_BYTES, 0..=1 << 50);
+        let disk_bytes = disk_bytes(values);
+        let disk_dir = values.text(&settings::DISK_CACHE_DIR).filter(|dir| !dir.is_empty()).map(PathBuf::from);
         let ttl = values.number(&settings::LISTING_TTL_SECONDS, 0..=86_400);
         let bigfiles_prefix = values.read(&settings::BIGFILES_PREFIX, |text| {
             let text = text.trim_matches('/');
@@ -53,15 +67,29 @@ impl Config {
             if usable { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a key prefix such as _bigFiles")) }
         });
         let deleters = Auth::read(values, &settings::DELETE_API_KEY);
+        let (index_bytes, payload_bytes) = disk_bytes?;
         Some(Self {
             deleters,
             listen: listen?,
             backend: zones?.backend,
             cache_bytes: cache_bytes?,
+            payload_cache_bytes: payload_cache_bytes?,
+            disk: disk_dir.map(|dir| DiskConfig { dir, index_bytes, payload_bytes }),
             listing_ttl: Duration::from_secs(ttl?),
             bigfiles_prefix: bigfiles_prefix?,
         })
     }
+}
+
+/// How much of the disk: for directories and index blocks, for payloads.
+fn disk_bytes(values: &mut Values) -> Option<(u64, u64)> {
+    let index = values.number(&settings::DISK_CACHE_BYTES, disk::MIN_BYTES..=1 << 50);
+    let payloads = values.number(&settings::DISK_PAYLOAD_BYTES, 0..=1 << 50);
+    if payloads.is_some_and(|bytes| (1..disk::MIN_BYTES).contains(&bytes)) {
+        let name = settings::DISK_PAYLOAD_BYTES.name;
+        values.problem(format!("{name}: expected 0 for none, or at least {}", disk::MIN_BYTES));
+    }
+    index.zip(payloads)
 }
 
 #[cfg(test)]
@@ -78,16 +106,31 @@ mod tests {
         };
         let config = read(&[("DES_BASE_DIR", "/x")]).expect("defaults");
         assert_eq!((config.backend, config.cache_bytes), ("local", 256 << 20));
+        assert_eq!((config.payload_cache_bytes, config.disk), (64 << 20, None));
+        let config = read(&[("DES_BASE_DIR", "/x"), ("DES_DISK_CACHE_DIR", "/y")]).expect("with a disk");
+        let disk = config.disk.expect("a cache");
+        assert_eq!((disk.index_bytes, disk.payload_bytes), (1 << 30, 4 << 30));
         assert_eq!((config.listing_ttl.as_secs(), config.bigfiles_prefix.as_str()), (5, "_bigFiles"));
         assert_eq!(config.listen.address.port(), 8000);
         let text = read(&[
             ("DES_N_BITS", "3"),
             ("DES_CACHE_BYTES", "much"),
+            ("DES_PAYLOAD_CACHE_BYTES", "-1"),
+            ("DES_DISK_CACHE_BYTES", "7"),
+            ("DES_DISK_PAYLOAD_BYTES", "7"),
             ("DES_LISTING_TTL_SECONDS", "-1"),
             ("DES_BIGFILES_PREFIX", "../x"),
         ])
         .expect_err("wrong");
-        for name in ["DES_N_BITS", "DES_CACHE_BYTES", "DES_LISTING_TTL_SECONDS", "DES_BIGFILES_PREFIX"] {
+        for name in [
+            "DES_N_BITS",
+            "DES_CACHE_BYTES",
+            "DES_PAYLOAD_CACHE_BYTES",
+            "DES_DISK_CACHE_BYTES",
+            "DES_DISK_PAYLOAD_BYTES",
+            "DES_LISTING_TTL_SECONDS",
+            "DES_BIGFILES_PREFIX",
+        ] {
             assert!(text.contains(name), "{text}");
         }
     }

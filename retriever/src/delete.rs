@@ -74,7 +74,7 @@ impl Files {
     async fn bury(&self, replica: &Arc<Replica>, slot: Slot, key: &str, bytes: Bytes) -> Result<(), Error> {
         let written = replica.source.store().put(key, bytes, &WriteOptions::create_only()).await;
         // Also after an error, whose write may have happened.
-        self.locator.cache.changed(replica, slot).await;
+        self.locator.cache.changed(replica, slot);
         match written {
             Ok(_) => Ok(()),
             // The answer to an earlier attempt of this very write was lost.

@@ -14,6 +14,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::cache::{PayloadKey, Payloads};
 use crate::error::Error;
 use crate::locate::Located;
 use crate::metrics::RetrieverMetrics;
@@ -30,6 +31,9 @@ const LARGE_BUDGET: u64 = 32 << 20;
 const STREAM_BYTES: u64 = 1 << 20;
 /// How long a request waits for its share.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A file from the cache costs nothing up to this size. A larger one is paid for: it may leave the cache while a slow
+/// client still holds it.
+const FREE_BYTES: usize = 16 * 1024;
 /// Decoders kept for the next file; each takes some 100 KiB.
 const IDLE_DECODERS: usize = 16;
 
@@ -38,6 +42,7 @@ pub(crate) struct Fetcher {
     small: Arc<Semaphore>,
     large: Arc<Semaphore>,
     decoders: Mutex<Vec<Decoder>>,
+    payloads: Payloads,
     metrics: RetrieverMetrics,
 }
 
@@ -54,7 +59,7 @@ impl AsRef<[u8]> for Paid {
 }
 
 /// How an inline file is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Form {
     /// The file's own bytes.
     Raw,
@@ -63,12 +68,14 @@ pub(crate) enum Form {
 }
 
 impl Fetcher {
-    pub(crate) fn new(metrics: RetrieverMetrics) -> Self {
+    /// With a cache of `cache_bytes` for files.
+    pub(crate) fn new(cache_bytes: u64, metrics: RetrieverMetrics) -> Self {
         let budget = |bytes: u64| Arc::new(Semaphore::new((bytes / UNIT) as usize));
         Self {
             small: budget(SMALL_BUDGET),
             large: budget(LARGE_BUDGET),
             decoders: Mutex::new(Vec::with_capacity(IDLE_DECODERS)),
+            payloads: Payloads::new(cache_bytes, metrics.clone()),
             metrics,
         }
     }
@@ -84,7 +91,8 @@ impl Fetcher {
         }
     }
 
-    /// The bytes of an inline file, checked. They hold their share of the budget until they are dropped.
+    /// The bytes of an inline file, checked. They hold their share of the budget until they are dropped, unless they are
+    /// few and in the cache.
     pub(crate) async fn inline(
         &self,
         replica: &Replica,
@@ -97,19 +105,42 @@ impl Fetcher {
             let uid = located.entry.uid.chars().take(200).collect();
             return Err(Error::TooLarge { uid, bytes: largest, limit: MAX_INLINE_BYTES });
         }
+        let kept = if form == Form::Raw { inline.raw_len } else { inline.stored_len };
+        if !self.payloads.takes(kept) {
+            let (bytes, mut permit) = self.read(replica, located, inline, form).await?;
+            // The stored bytes are gone by now.
+            let surplus = permit.num_permits().saturating_sub(kept.div_ceil(UNIT) as usize);
+            drop(permit.split(surplus));
+            return Ok(Bytes::from_owner(Paid { bytes, _permit: permit }));
+        }
+        let key = PayloadKey { object: located.object.clone(), inline, form };
+        // What the cache keeps takes no share of the budget, which is for what is on its way.
+        let load = async { self.read(replica, located, inline, form).await.map(|(bytes, _)| bytes) };
+        let bytes = self.payloads.get(key, load).await?;
+        if bytes.len() <= FREE_BYTES {
+            return Ok(bytes);
+        }
+        let permit = self.pay(bytes.len() as u64).await?;
+        Ok(Bytes::from_owner(Paid { bytes, _permit: permit }))
+    }
+
+    /// Reads and checks a file, with what it takes of the budget meanwhile.
+    async fn read(
+        &self,
+        replica: &Replica,
+        located: &Located,
+        inline: Inline,
+        form: Form,
+    ) -> Result<(Bytes, OwnedSemaphorePermit), Error> {
         let decoded = form == Form::Raw && inline.codec != Codec::None;
-        let kept = if decoded { inline.raw_len } else { inline.stored_len };
-        let mut permit = self.pay(if decoded { kept + inline.stored_len } else { kept }).await?;
+        let permit = self.pay(inline.stored_len + if decoded { inline.raw_len } else { 0 }).await?;
         let wrap = |e: ArchiveError| Error::at_zone(&replica.zone, e);
         let stored = located.shard.read_stored(&located.entry).await.map_err(wrap)?;
         let bytes = match form {
             Form::Stored => stored,
             Form::Raw => self.decode(located, stored).await.map_err(|e| wrap(located.shard.damaged(e)))?,
         };
-        // The stored bytes are gone by now.
-        let surplus = permit.num_permits().saturating_sub(kept.div_ceil(UNIT) as usize);
-        drop(permit.split(surplus));
-        Ok(Bytes::from_owner(Paid { bytes, _permit: permit }))
+        Ok((bytes, permit))
     }
 
     async fn decode(&self, located: &Located, stored: Bytes) -> Result<Bytes, ShardError> {

@@ -31,12 +31,14 @@ use tokio::task::JoinHandle;
 
 use crate::api::Api;
 use crate::cache::IndexCache;
+use crate::cache::disk::DiskCache;
 use crate::fetch::Fetcher;
 use crate::locate::Locator;
 use crate::metrics::RetrieverMetrics;
 use crate::places::Places;
 use crate::serve::Files;
 
+pub use cache::disk::DiskConfig;
 pub use config::{Config, all_settings, blocking_threads};
 pub use error::Error;
 
@@ -72,8 +74,13 @@ impl Retriever {
     /// Binds, begins to serve, and returns. Stops when `shutdown` begins.
     ///
     /// # Errors
-    /// When the address cannot be bound.
+    /// When the address cannot be bound or the disk cache cannot be opened.
     pub async fn start(config: Config, deps: Deps, shutdown: Shutdown) -> io::Result<Running> {
+        let metrics = RetrieverMetrics::register(&deps.metrics, config.backend);
+        let disk = match &config.disk {
+            Some(disk) => Some(DiskCache::open(disk, metrics.clone()).await.map_err(io::Error::other)?),
+            None => None,
+        };
         let listener = service::bind(config.listen.address).await?;
         let address = listener.local_addr()?;
         let drain = config.listen.drain;
@@ -82,8 +89,15 @@ impl Retriever {
             Some(deleters) if config.listen.auth.required() => config.listen.auth.or(deleters),
             _ => config.listen.auth.clone(),
         };
-        let router = service::with_auth(router(&config, deps, &shutdown), auth);
-        let server = tokio::spawn(service::serve(listener, router, shutdown, drain));
+        let files = files_over(&config, &deps, &metrics, disk.as_ref());
+        let router = service::with_auth(router(&config, (deps, metrics, files), &shutdown), auth);
+        let server = tokio::spawn(async move {
+            let served = service::serve(listener, router, shutdown, drain).await;
+            if let Some(disk) = disk {
+                disk.close().await;
+            }
+            served
+        });
         Ok(Running { address, server })
     }
 }
@@ -103,19 +117,23 @@ impl Running {
     }
 }
 
+/// Files without a cache on disk.
+#[cfg(test)]
 fn files(config: &Config, deps: &Deps, metrics: &RetrieverMetrics) -> Files {
+    files_over(config, deps, metrics, None)
+}
+
+fn files_over(config: &Config, deps: &Deps, metrics: &RetrieverMetrics, disk: Option<&Arc<DiskCache>>) -> Files {
     let cache = Arc::new(IndexCache::new(config.cache_bytes, deps.clock.clone(), metrics.clone()));
     Files {
-        places: Places::new(deps.zones.clone(), metrics),
-        locator: Locator { cache, clock: deps.clock.clone(), listing_ttl: config.listing_ttl },
-        fetcher: Fetcher::new(metrics.clone()),
+        places: Places::new(deps.zones.clone(), metrics, disk),
+        locator: Locator { cache, listing_ttl: config.listing_ttl },
+        fetcher: Fetcher::new(config.payload_cache_bytes, metrics.clone()),
         bigfiles_prefix: config.bigfiles_prefix.clone(),
     }
 }
 
-fn router(config: &Config, deps: Deps, shutdown: &Shutdown) -> Router {
-    let metrics = RetrieverMetrics::register(&deps.metrics, config.backend);
-    let files = files(config, &deps, &metrics);
+fn router(config: &Config, (deps, metrics, files): (Deps, RetrieverMetrics, Files), shutdown: &Shutdown) -> Router {
     let readiness = files.places.readiness(Readiness::new(shutdown.clone()));
     api::router(Api { files: Arc::new(files), metrics, deleters: config.deleters.clone(), clock: deps.clock.clone() })
         .merge(service::health_routes(readiness, deps.metrics))

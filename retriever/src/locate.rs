@@ -1,28 +1,30 @@
 //! From a uid and a slot to the entry of the shard that wins.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use des_shared::archive::{ArchiveError, Lookup, RemoteShard};
-use des_shared::clock::Clock;
 use des_shared::routing::Slot;
 use des_shared::shard::Entry;
-use des_shared::store::ObjectMeta;
 use futures::{StreamExt, stream};
 
-use crate::cache::{IndexCache, Listing};
+use crate::cache::{Age, IndexCache, Listed, ObjectId, Page};
 use crate::error::Error;
 use crate::places::Replica;
 
 /// Shards of one slot looked at side by side for one request.
 const SHARDS_AT_ONCE: usize = 16;
-/// A slot is listed anew for the sake of a miss at most this often, so that a new shard is seen at once and nobody can
-/// make the store list all day.
-const MISS_RELIST_MS: u64 = 1000;
+/// How old the listing may be that says that there is no such file: a shard just published is seen at once, and nobody
+/// can make the store list all day.
+const MISS_AGE: Duration = Duration::from_secs(1);
 
 /// A file, found.
 #[derive(Clone, Debug)]
 pub(crate) struct Located {
+    /// The shard's object, for what is kept of it.
+    pub(crate) object: Arc<ObjectId>,
     pub(crate) shard: Arc<RemoteShard>,
     pub(crate) entry: Entry,
 }
@@ -42,7 +44,6 @@ pub(crate) struct Found {
 #[derive(Clone)]
 pub(crate) struct Locator {
     pub(crate) cache: Arc<IndexCache>,
-    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) listing_ttl: Duration,
 }
 
@@ -64,67 +65,94 @@ impl Locator {
         uid: &str,
         freshness: Freshness,
     ) -> Result<Found, Error> {
-        let ttl_ms = match freshness {
-            Freshness::Cached => self.listing_ttl.as_millis() as u64,
-            Freshness::New => 0,
+        let age = match freshness {
+            Freshness::Cached => Age::Below(self.listing_ttl),
+            Freshness::New => Age::New,
         };
-        let (listing, own) = self.cache.listing(replica, slot, ttl_ms).await?;
-        let found = self.search(replica, &listing, uid).await?.under(&listing, uid);
-        let may_relist = self.clock.now_ms().saturating_sub(listing.missed_ms) >= MISS_RELIST_MS;
+        let listing = self.cache.shards(replica, slot, age).await?;
+        let found = self.in_listing(replica, slot, &listing, (uid, age)).await?;
         // Behind a tombstone the file may have been packed again.
-        let settled = found.best.is_some() && found.deleted_ms.is_none();
-        if settled || own || !may_relist {
+        if found.best.is_some() && found.deleted_ms.is_none() {
             return Ok(found);
         }
-        let newer = self.cache.newer_listing(replica, slot, &listing).await?;
-        if newer.shards == listing.shards {
+        let newer = self.cache.shards(replica, slot, Age::Below(MISS_AGE)).await?;
+        if Arc::ptr_eq(&newer, &listing) || newer.of(slot) == listing.of(slot) {
             return Ok(found);
         }
-        Ok(self.search(replica, &newer, uid).await?.under(&newer, uid))
+        self.in_listing(replica, slot, &newer, (uid, age)).await
     }
 
-    async fn search(&self, replica: &Arc<Replica>, listing: &Arc<Listing>, uid: &str) -> Result<Found, Error> {
+    /// What the shards of a listing have, and whether it is deleted.
+    async fn in_listing(
+        &self,
+        replica: &Arc<Replica>,
+        slot: Slot,
+        listing: &Arc<Page<Listed>>,
+        (uid, age): (&str, Age),
+    ) -> Result<Found, Error> {
+        let mut search = pin!(self.search(replica, slot, listing, uid));
+        let (mut found, tombstones) = match futures::poll!(search.as_mut()) {
+            // Nothing is there that a tombstone could hide: one that is known will do, and the store is not asked.
+            Poll::Ready(Ok(found)) if found.is_empty() && age != Age::New => {
+                (found, self.cache.known_tombstones(replica, slot).await)
+            }
+            Poll::Ready(found) => (found?, Some(self.cache.tombstones(replica, slot, age).await?)),
+            Poll::Pending => {
+                let both = tokio::try_join!(search, self.cache.tombstones(replica, slot, age))?;
+                (both.0, Some(both.1))
+            }
+        };
+        // A tombstone hides what was packed before it, so the newest shard decides; where a damaged shard may hold
+        // something newer, what is deleted stays deleted.
+        let sequence = found.best.as_ref().map_or(0, |best| best.shard.sequence());
+        let deleted_ms = tombstones.and_then(|page| page.deleted_ms(slot, uid));
+        found.deleted_ms = deleted_ms.filter(|time| *time > sequence);
+        Ok(found)
+    }
+
+    async fn search(
+        &self,
+        replica: &Arc<Replica>,
+        slot: Slot,
+        listing: &Arc<Page<Listed>>,
+        uid: &str,
+    ) -> Result<Found, Error> {
+        let mut found = Found::default();
         // Most slots have one shard: no need for the machinery.
-        if let [object] = &listing.shards[..] {
-            let mut found = Found::default();
-            found.add(self.in_shard(replica, object, uid).await)?;
+        if let [listed] = listing.of(slot) {
+            found.add(self.in_shard(replica, listed, uid).await)?;
             return Ok(found);
         }
         let uid: Arc<str> = uid.into();
-        let searches = (0..listing.shards.len()).map(|at| {
+        let searches = (0..listing.of(slot).len()).map(|at| {
             let (this, replica, listing, uid) = (self.clone(), replica.clone(), listing.clone(), uid.clone());
-            async move { this.in_shard(&replica, &listing.shards[at], &uid).await }
+            async move { this.in_shard(&replica, &listing.of(slot)[at], &uid).await }
         });
         let mut results = stream::iter(searches).buffer_unordered(SHARDS_AT_ONCE);
-        let mut found = Found::default();
         while let Some(result) = results.next().await {
             found.add(result)?;
         }
         Ok(found)
     }
 
-    async fn in_shard(&self, replica: &Replica, object: &ObjectMeta, uid: &str) -> Result<Option<Located>, Error> {
-        let shard = self.cache.shard(replica, object).await?;
+    async fn in_shard(&self, replica: &Replica, listed: &Listed, uid: &str) -> Result<Option<Located>, Error> {
+        let shard = self.cache.shard(replica, listed).await?;
         let wrap = |e: ArchiveError| Error::at_zone(&replica.zone, e);
         let entry = match shard.look_up(uid).map_err(wrap)? {
             Lookup::Found(entry) => Some(entry),
             Lookup::Absent => None,
             Lookup::InBlock(number) => {
-                let block = self.cache.block(replica, &shard, number).await?;
+                let block = self.cache.block(replica, &listed.id, &shard, number).await?;
                 block.find(uid).map_err(|e| wrap(shard.damaged(e)))?
             }
         };
-        Ok(entry.map(|entry| Located { shard, entry }))
+        Ok(entry.map(|entry| Located { object: listed.id.clone(), shard, entry }))
     }
 }
 
 impl Found {
-    /// With what the slot's tombstones say. One hides what was packed before it, so the newest shard decides; where a
-    /// damaged shard may hold something newer, what is deleted stays deleted.
-    fn under(mut self, listing: &Listing, uid: &str) -> Self {
-        let sequence = self.best.as_ref().map_or(0, |best| best.shard.sequence());
-        self.deleted_ms = listing.deleted_ms(uid).filter(|time| *time > sequence);
-        self
+    fn is_empty(&self) -> bool {
+        self.best.is_none() && self.damage.is_none()
     }
 
     fn add(&mut self, result: Result<Option<Located>, Error>) -> Result<(), Error> {

@@ -5,10 +5,53 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use des_shared::archive::ReadKind;
 use des_shared::metrics::{Metrics, SECONDS};
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 /// Bounds in seconds for decompressing one file: from a few microseconds to a large one.
 const DECOMPRESS_SECONDS: &[f64] = &[0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5];
+
+/// What is kept, as a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CacheKind {
+    /// Listings of shards.
+    Listing,
+    /// Listings of what is deleted.
+    Tombstones,
+    /// Opened shards.
+    Directory,
+    /// Index blocks.
+    Block,
+    /// Files.
+    Payload,
+    /// Directories and blocks on disk.
+    DiskIndex,
+    /// Stored bytes of files on disk.
+    DiskPayload,
+}
+
+impl CacheKind {
+    const ALL: [Self; 7] = [
+        Self::Listing,
+        Self::Tombstones,
+        Self::Directory,
+        Self::Block,
+        Self::Payload,
+        Self::DiskIndex,
+        Self::DiskPayload,
+    ];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Listing => "listing",
+            Self::Tombstones => "tombstones",
+            Self::Directory => "directory",
+            Self::Block => "block",
+            Self::Payload => "payload",
+            Self::DiskIndex => "disk_index",
+            Self::DiskPayload => "disk_payload",
+        }
+    }
+}
 
 /// The collectors. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -18,9 +61,10 @@ pub(crate) struct RetrieverMetrics {
     seconds: HistogramVec,
     reads: IntCounterVec,
     decompress: Histogram,
-    cache_hits: IntCounter,
-    cache_misses: IntCounter,
-    cache_bytes: IntGauge,
+    /// By [`CacheKind`].
+    cache_hits: [IntCounter; CacheKind::ALL.len()],
+    cache_misses: [IntCounter; CacheKind::ALL.len()],
+    cache_bytes: IntGaugeVec,
     in_flight: IntGauge,
     broken_off: IntCounter,
 }
@@ -46,6 +90,11 @@ impl RetrieverMetrics {
         let decompress = HistogramOpts::new("des_decompress_seconds", "Seconds to decompress one file.");
         let retrievals = counters("des_retrievals_total", "Requests for files by HTTP status.", &["backend", "status"]);
         let reads = counters("des_s3_range_calls_total", "Reads of shards by what they are for.", &["backend", "type"]);
+        let hits = counters("des_cache_hit_total", "What was wanted and in a cache, by kind.", &["kind"]);
+        let misses = counters("des_cache_miss_total", "What was wanted and not in a cache, by kind.", &["kind"]);
+        let (hits, misses) = (metrics.register(hits), metrics.register(misses));
+        let cache_bytes = Opts::new("des_cache_bytes", "Bytes in a memory cache, as it weighs them, by kind.");
+        let cache_bytes = IntGaugeVec::new(cache_bytes, &["kind"]).expect("a well-formed name");
         Self {
             backend,
             retrievals: metrics.register(retrievals),
@@ -56,15 +105,9 @@ impl RetrieverMetrics {
             decompress: metrics.register(
                 Histogram::with_opts(decompress.buckets(DECOMPRESS_SECONDS.to_vec())).expect("a well-formed name"),
             ),
-            cache_hits: metrics.register(counter(
-                "des_cache_hit_total",
-                "Listings, shard indexes and index blocks that were in the cache.",
-            )),
-            cache_misses: metrics.register(counter(
-                "des_cache_miss_total",
-                "Listings, shard indexes and index blocks that had to be read.",
-            )),
-            cache_bytes: metrics.register(gauge("des_cache_bytes", "Bytes in the cache, as it weighs them.")),
+            cache_hits: CacheKind::ALL.map(|kind| hits.with_label_values(&[kind.label()])),
+            cache_misses: CacheKind::ALL.map(|kind| misses.with_label_values(&[kind.label()])),
+            cache_bytes: metrics.register(cache_bytes),
             in_flight: metrics.register(gauge("des_requests_in_flight", "Requests for files being answered.")),
             broken_off: metrics.register(counter(
                 "des_responses_broken_off_total",
@@ -91,12 +134,15 @@ impl RetrieverMetrics {
         self.decompress.observe(took.as_secs_f64());
     }
 
-    pub(crate) fn cache_asked(&self, hit: bool) {
-        if hit { self.cache_hits.inc() } else { self.cache_misses.inc() }
+    /// Something was looked up in a cache.
+    pub(crate) fn cache_asked(&self, kind: CacheKind, hit: bool) {
+        let counters = if hit { &self.cache_hits } else { &self.cache_misses };
+        counters[kind as usize].inc();
     }
 
-    pub(crate) fn cache_weighs(&self, bytes: u64) {
-        self.cache_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    /// What a memory cache holds now. Opened shards and index blocks are one cache, under the first of the two.
+    pub(crate) fn cache_weighs(&self, kind: CacheKind, bytes: u64) {
+        self.cache_bytes.with_label_values(&[kind.label()]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn answer_broken_off(&self) {

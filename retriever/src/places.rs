@@ -10,6 +10,7 @@ use des_shared::store::SharedStore;
 use des_shared::store::zones::Zones;
 use futures::FutureExt;
 
+use crate::cache::disk::DiskCache;
 use crate::error::Error;
 use crate::metrics::RetrieverMetrics;
 
@@ -32,12 +33,16 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    pub(crate) fn new(zones: Arc<Zones>, metrics: &RetrieverMetrics) -> Self {
+    pub(crate) fn new(zones: Arc<Zones>, metrics: &RetrieverMetrics, disk: Option<&Arc<DiskCache>>) -> Self {
         let metrics = metrics.clone();
         let on_read: OnRead = Arc::new(move |kind| metrics.shard_read(kind));
         let mut ids = 0..;
         let mut replica = |zone: &str, store: &SharedStore| {
             let source = Source::observed(store.clone(), on_read.clone());
+            let source = match disk {
+                Some(disk) => source.cached(disk.clone()),
+                None => source,
+            };
             Arc::new(Replica { id: ids.next().expect("zones are few"), zone: zone.to_owned(), source })
         };
         let by_name = zones

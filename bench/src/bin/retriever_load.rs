@@ -67,6 +67,9 @@ struct Args {
     /// Cache of the retriever in bytes
     #[arg(long, default_value_t = 64 << 20)]
     cache_bytes: u64,
+    /// Cache of files of the retriever in bytes; 0 so that every request reads
+    #[arg(long, default_value_t = 0)]
+    payload_cache_bytes: u64,
     /// Compression: auto, none, zstd or lz4
     #[arg(long, default_value = "zstd")]
     codec: CodecChoice,
@@ -85,6 +88,8 @@ enum Role {
         n_bits: String,
         /// Cache in bytes
         cache_bytes: String,
+        /// Cache of files in bytes
+        payload_cache_bytes: String,
     },
 }
 
@@ -95,16 +100,19 @@ fn main() -> Result<(), Failure> {
         .enable_all()
         .build()?;
     match &args.role {
-        Some(Role::Serve { folder, n_bits, cache_bytes }) => runtime.block_on(serve(folder, n_bits, cache_bytes)),
+        Some(Role::Serve { folder, n_bits, cache_bytes, payload_cache_bytes }) => {
+            runtime.block_on(serve(folder, n_bits, (cache_bytes, payload_cache_bytes)))
+        }
         None => runtime.block_on(measure(&args)),
     }
 }
 
-async fn serve(folder: &str, n_bits: &str, cache_bytes: &str) -> Result<(), Failure> {
+async fn serve(folder: &str, n_bits: &str, (cache_bytes, payload_cache_bytes): (&str, &str)) -> Result<(), Failure> {
     let pairs = [
         ("DES_BASE_DIR", folder),
         ("DES_N_BITS", n_bits),
         ("DES_CACHE_BYTES", cache_bytes),
+        ("DES_PAYLOAD_CACHE_BYTES", payload_cache_bytes),
         ("DES_LISTEN", "127.0.0.1:0"),
     ];
     let mut values = Values::from_pairs(&des_retriever::all_settings(), &pairs);
@@ -229,6 +237,7 @@ async fn start(args: &Args, folder: &Path) -> Result<(Child, String), Failure> {
     let folder = folder.to_str().ok_or("the folder's name is not UTF-8")?;
     let mut child = Command::new(std::env::current_exe()?)
         .args(["serve", folder, &args.n_bits.to_string(), &args.cache_bytes.to_string()])
+        .arg(args.payload_cache_bytes.to_string())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;

@@ -219,6 +219,8 @@ impl Parts<'_> {
             listen: listen(address),
             backend: "local",
             cache_bytes: CACHE_BYTES,
+            payload_cache_bytes: CACHE_BYTES / 4,
+            disk: None,
             listing_ttl: LISTING_TTL,
             bigfiles_prefix: JobDefaults::default().pack.bigfiles_prefix,
             deleters: None,

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use des_shared::segment::ShardFormat;
 use des_shared::shard::{Codec, PayloadInfo, ShardWriter, TAIL_READ_BYTES};
+use des_shared::store::ByteRange;
 use des_shared::store::call::Operation;
 use des_shared::tombstone::TOMBSTONES_PREFIX;
 use futures::future::join_all;
 
-use super::support::{NOON, Place, Rig, content, key, many, slot, v3};
+use super::support::{Content, NOON, Place, Rig, bytes_of, content, key, many, noise, slot, v3, wanted};
+use crate::serve::Wanted;
 
 /// A shard whose index is too long for the tail.
 fn long_index(uids: &[String]) -> Vec<u8> {
@@ -88,9 +90,110 @@ async fn a_hundred_at_once_open_a_cold_shard_once() {
     }
     let mut calls = place.calls();
     calls.retain(|call| !call.key.starts_with(TOMBSTONES_PREFIX));
-    let suffix = calls.iter().filter(|c| matches!(c.range, Some(des_shared::store::ByteRange::Suffix(_)))).count();
+    let suffix = calls.iter().filter(|c| matches!(c.range, Some(ByteRange::Suffix(_)))).count();
     let lists = calls.iter().filter(|c| c.operation == Operation::List).count();
     assert_eq!((lists, suffix, calls.len()), (1, 1, 103), "one listing, one tail, one block, a payload each");
+}
+
+#[tokio::test]
+async fn a_hot_shard_has_its_other_blocks_read_at_once() {
+    let place = Place::new();
+    let all = uids(60_000);
+    let prefix = slot(&all[0], NOON, 4).object_prefix();
+    place.put(&format!("{prefix}0000.des"), long_index(&all));
+    let rig = Rig::new(&place, 4);
+    let mine = of_one_slot(&all);
+    let mut blocks = Vec::new();
+    // Their uids are far apart, so each lies in another block.
+    for uid in mine.iter().step_by(mine.len() / 40) {
+        assert_eq!(rig.get(uid).await.expect("found"), uid.as_bytes());
+        let reads = place.calls().into_iter().filter_map(|call| match call.range {
+            Some(ByteRange::Span(span)) if span.end - span.start != uid.len() as u64 => Some(span.end - span.start),
+            _ => None,
+        });
+        blocks.extend(reads);
+    }
+    assert_eq!(blocks.len(), 8, "{blocks:?}");
+    assert!(blocks[..7].iter().all(|bytes| *bytes < 20_000), "one by one: {blocks:?}");
+    assert!(blocks[7] > 400_000, "all others: {blocks:?}");
+}
+
+fn with_payloads(place: &Place, bytes: u64) -> Rig {
+    let mut rig = Rig::new(place, 8);
+    rig.config.payload_cache_bytes = bytes;
+    let metrics = crate::metrics::RetrieverMetrics::register(&des_shared::metrics::Metrics::new(), "local");
+    rig.files = Arc::new(crate::files(&rig.config, &rig.deps, &metrics));
+    rig
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_at_once_read_a_hot_file_once() {
+    let place = Place::new();
+    let files = many(600);
+    place.put(&key("folder/file-00001.json", 0), v3(1, &files));
+    let rig = Arc::new(with_payloads(&place, 1 << 20));
+    for calls in [(1, 2), (0, 0)] {
+        let requests = (0..100).map(|_| {
+            let rig = rig.clone();
+            tokio::spawn(async move { rig.get("folder/file-00001.json").await.expect("found") })
+        });
+        for bytes in join_all(requests).await {
+            assert_eq!(bytes.expect("no panic"), files["folder/file-00001.json"]);
+        }
+        assert_eq!(place.counted(), calls, "listing, tail and payload once, then nothing");
+    }
+    // The stored frame is another thing than the file.
+    let wanted = Wanted { accepts_zstd: true, ..wanted("folder/file-00001.json", NOON) };
+    for reads in [1, 0] {
+        let answer = rig.answer(&wanted).await.expect("found");
+        let stored = answer.zstd;
+        let length = bytes_of(answer).await.expect("bytes").len();
+        assert!(!stored || length < files["folder/file-00001.json"].len());
+        assert_eq!(place.counted(), (0, if stored { reads } else { 0 }));
+    }
+}
+
+#[tokio::test]
+async fn one_scan_does_not_drive_out_what_is_hot() {
+    let place = Place::new();
+    let prefix = slot("hot", NOON, 8).object_prefix();
+    let same_slot = (0..).map(|n| format!("cold-{n}")).filter(|uid| slot(uid, NOON, 8) == slot("hot", NOON, 8));
+    let mut files: Content = same_slot.take(300).map(|uid| (uid, noise(4_000))).collect();
+    files.insert("hot".to_owned(), noise(5_000));
+    place.put(&format!("{prefix}0000.des"), v3(1, &files));
+    // Room for some 25 of them.
+    let rig = with_payloads(&place, 110_000);
+    for _ in 0..20 {
+        rig.get("hot").await.expect("found");
+    }
+    for uid in files.keys() {
+        rig.get(uid).await.expect("found");
+    }
+    place.calls();
+    assert_eq!(rig.get("hot").await.expect("found"), files["hot"]);
+    assert_eq!(place.counted(), (0, 0), "still there after 300 others");
+}
+
+#[tokio::test]
+async fn large_files_are_not_kept_and_kept_ones_take_no_share_of_the_budget() {
+    let place = Place::new();
+    let files = content(&[("large", &noise(300_000)), ("small", &noise(200_000))]);
+    place.put(&key("large", 0), v3(1, &files));
+    place.put(&key("small", 0), v3(1, &files));
+    let rig = with_payloads(&place, 64 << 20);
+    rig.get("large").await.expect("found");
+    place.counted();
+    rig.get("large").await.expect("found");
+    assert_eq!(place.counted(), (0, 1), "read again");
+    // More than the budget of small answers, all let go of.
+    for _ in 0..100 {
+        assert_eq!(rig.get("small").await.expect("found"), files["small"]);
+    }
+    // A replaced shard's files are other files.
+    let other = content(&[("small", b"other bytes")]);
+    place.put(&key("small", 0), v3(1, &other));
+    rig.clock.advance(std::time::Duration::from_secs(5));
+    assert_eq!(rig.get("small").await.expect("found"), other["small"]);
 }
 
 #[tokio::test]

@@ -1,8 +1,13 @@
 //! Which file is found: dates, slots, duplicates, new shards.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use des_shared::segment::{CodecChoice, ShardFormat};
+use des_shared::store::call::Operation;
+use des_shared::store::faults::{Fault, Rule};
+use des_shared::tombstone::{self, TOMBSTONES_PREFIX};
+use futures::future::join_all;
 
 use super::support::{
     Content, NOON, Place, Rig, content, key, many, options, pack, put_in_all_slots, slot, touch, v3, wanted,
@@ -62,7 +67,8 @@ async fn a_slot_is_not_the_prefix_of_another() {
     let rig = Rig::new(&place, 9);
     assert_eq!(rig.get(&short).await.expect("found"), &b"short"[..]);
     let calls = place.calls();
-    assert!(calls.len() <= 4 && calls.iter().all(|c| c.key.contains("20250310_1F_")), "{calls:?}");
+    let reads = |keys: &[&str]| calls.iter().filter(|c| c.range.is_some() && keys.iter().any(|k| c.key == *k)).count();
+    assert_eq!((calls.len(), reads(&["20250310_1F_0000.des"])), (4, 2), "two listings, tail, payload: {calls:?}");
     assert_eq!(rig.get(&long).await.expect("found"), &b"long"[..]);
 }
 
@@ -101,7 +107,7 @@ async fn more_shards_than_a_page_holds_are_all_searched() {
     place.put(&format!("{prefix}1100.des"), v3(1, &content(&[("a", b"behind the first page")])));
     let rig = Rig::new(&place, 8);
     assert_eq!(rig.get("a").await.expect("found"), &b"behind the first page"[..]);
-    assert_eq!(place.counted(), (2, 1_102), "two pages, every tail once, one payload");
+    assert_eq!(place.counted(), (3, 1_102), "the day is too large, two pages, every tail once, one payload");
     assert_eq!(rig.get("a").await.expect("found"), &b"behind the first page"[..]);
     assert_eq!(place.counted(), (0, 1));
 }
@@ -127,22 +133,25 @@ async fn a_new_shard_is_seen_at_once_and_misses_do_not_list_all_day() {
     let place = Place::new();
     let rig = Rig::new(&place, 8);
     assert_eq!(rig.status("a").await, 404);
-    assert_eq!(place.counted(), (1, 0));
+    assert_eq!(place.calls().len(), 1, "nothing is there that could be deleted");
     place.put(&key("a", 0), v3(1, &content(&[("a", b"there now")])));
+    rig.clock.advance(Duration::from_millis(999));
+    assert_eq!(rig.status("a").await, 404);
+    assert_eq!(place.calls().len(), 0, "the day was listed less than a second ago");
+    rig.clock.advance(Duration::from_millis(1));
     assert_eq!(rig.get("a").await.expect("the miss led to a new listing"), &b"there now"[..]);
     place.counted();
-    // The same slot, other uids: misses.
-    let others: Vec<String> =
-        (0..).map(|n| format!("x{n}")).filter(|uid| slot(uid, NOON, 8) == slot("a", NOON, 8)).take(50).collect();
+    // The same day, other uids and other slots: misses.
+    let others: Vec<String> = (0..50).map(|n| format!("x{n}")).collect();
     for uid in &others {
         assert_eq!(rig.status(uid).await, 404);
     }
-    assert_eq!(place.counted().0, 0, "the slot was listed for a miss less than a second ago");
-    rig.clock.advance(Duration::from_millis(1_001));
+    assert_eq!(place.calls().len(), 0, "the day was listed for a miss less than a second ago");
+    rig.clock.advance(Duration::from_secs(1));
     for uid in &others {
         assert_eq!(rig.status(uid).await, 404);
     }
-    assert_eq!(place.counted().0, 1, "once a second");
+    assert_eq!(place.calls().len(), 1, "once a second, and only what is there");
     // Hits do not list before the listing is too old.
     rig.clock.advance(Duration::from_millis(4_999));
     rig.get("a").await.expect("found");
@@ -150,6 +159,53 @@ async fn a_new_shard_is_seen_at_once_and_misses_do_not_list_all_day() {
     rig.clock.advance(Duration::from_millis(2));
     rig.get("a").await.expect("found");
     assert_eq!(place.counted(), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_misses_at_once_list_once() {
+    let place = Place::new();
+    place.put(&key("a", 0), v3(1, &content(&[("a", b"there")])));
+    let rig = Arc::new(Rig::new(&place, 8));
+    rig.get("a").await.expect("found");
+    place.calls();
+    for _ in 0..3 {
+        rig.clock.advance(Duration::from_secs(1));
+        let misses = (0..1_000).map(|n| {
+            let rig = rig.clone();
+            tokio::spawn(async move { rig.status(&format!("x{n}")).await })
+        });
+        for status in join_all(misses).await {
+            assert_eq!(status.expect("no panic"), 404);
+        }
+        let calls = place.calls();
+        assert_eq!(calls.len(), 1, "{calls:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_listing_under_way_when_something_is_deleted_is_not_believed() {
+    let place = Place::new();
+    place.put(&key("a", 0), v3(1, &content(&[("a", b"there")])));
+    let rig = Arc::new(Rig::new(&place, 8));
+    let replica = rig.files.places.replicas(slot("a", NOON, 8).index).expect("a zone")[0].clone();
+    let late = Fault::Delay(Duration::from_millis(300));
+    place.faults.add(Rule::once(Operation::List, late).on_keys_with(TOMBSTONES_PREFIX));
+    let reading = tokio::spawn({
+        let rig = rig.clone();
+        async move { rig.status("a").await }
+    });
+    let listings = || place.calls().iter().filter(|call| call.key.starts_with(TOMBSTONES_PREFIX)).count();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while listings() == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "the listing never began");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    place.put(&tombstone::key(&slot("a", NOON, 8), "a", 5), b"{}");
+    rig.files.locator.cache.changed(&replica, slot("a", NOON, 8));
+    assert_eq!(rig.status("a").await, 410);
+    assert_eq!(listings(), 1, "the one under way may have been answered before");
+    reading.await.expect("no panic");
+    assert_eq!((rig.status("a").await, listings()), (410, 0));
 }
 
 #[tokio::test]

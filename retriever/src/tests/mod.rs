@@ -4,6 +4,7 @@ mod bigfiles;
 mod cost;
 mod damage;
 mod deleting;
+mod disk;
 mod find;
 mod http;
 mod support;

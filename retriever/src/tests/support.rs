@@ -123,6 +123,8 @@ impl Rig {
             listen,
             backend: "local",
             cache_bytes: 64 << 20,
+            payload_cache_bytes: 0,
+            disk: None,
             listing_ttl: Duration::from_secs(5),
             bigfiles_prefix: "_bigFiles".to_owned(),
             deleters: None,

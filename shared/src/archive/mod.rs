@@ -22,7 +22,7 @@ pub use bigfile::{BigFileStream, check_big_file, open_big_file};
 pub use error::ArchiveError;
 pub use recording::{RecordedCall, RecordingStore};
 pub use remote::{Lookup, RemoteShard};
-pub use source::{OnRead, ReadKind, Source};
+pub use source::{OnRead, ReadCache, ReadKind, Source};
 pub use verify::{Depth, Progress, Report, VerifyEvent, verify};
 
 /// Work on more bytes than this is done on a blocking thread, so that other requests are not held up.

@@ -10,13 +10,16 @@ use super::offload;
 use super::source::{Object, ReadKind, Source};
 use crate::shard::{
     Block, Codec, Dictionary, Directory, Entry, Footer, HEADER_LEN, Index, LegacyTail, Location, Part, ShardError,
-    TAIL_READ_BYTES, Tail, TailBytes, Version, check_stored, check_v3_header, decode_payload,
+    TAIL_READ_BYTES, Tail, TailBytes, Version, check_stored, check_v3_header, decode_payload, header_of, parse_header,
 };
 use crate::store::{ByteRange, ObjectMeta};
 
 /// The longest index of versions 1 and 2, and the longest stored directory of version 3, that is read into memory.
 const MAX_INDEX_BYTES: u64 = 512 << 20;
 const MAX_DIRECTORY_BYTES: u64 = 32 << 20;
+
+/// The name of what is kept of a tail.
+const TAIL: &str = "tail";
 
 /// An opened shard: its object and the parts of its index that every look-up needs.
 #[derive(Debug)]
@@ -52,8 +55,8 @@ pub enum Lookup {
 }
 
 impl RemoteShard {
-    /// Opens the shard under `key`. One read for a usual shard of version 3; for versions 1 and 2 one more for the
-    /// header, and one for an index that does not fit into the tail.
+    /// Opens the shard under `key`. One read for a usual shard; one more for an index of versions 1 and 2 that does not fit
+    /// into the tail, and one for the header of those where the index does not tell the version.
     ///
     /// # Errors
     /// [`ArchiveError`] when it cannot be read, or its end is not that of an undamaged shard.
@@ -70,6 +73,12 @@ impl RemoteShard {
     }
 
     async fn open_tail(source: Source, key: &str, listed: Option<&ObjectMeta>) -> Result<Self, ArchiveError> {
+        if let Some(listed) = listed {
+            let object = Object { source: source.clone(), meta: listed.clone() };
+            if let Some(kept) = Self::open_kept(object).await {
+                return Ok(kept);
+            }
+        }
         source.noted(ReadKind::Tail);
         let fetched = source.store.get(key, ByteRange::Suffix(TAIL_READ_BYTES)).await?;
         let object = Object { source, meta: fetched.meta };
@@ -81,7 +90,29 @@ impl RemoteShard {
             Tail::Legacy(legacy) => OpenIndex::Legacy(open_legacy(&object, &tail, legacy).await?),
             Tail::V3(footer) => OpenIndex::V3(Box::new(open_v3(&object, &tail, footer).await?)),
         };
+        if let OpenIndex::V3(v3) = &index {
+            v3.keep_tail(&object, &tail);
+        }
         Ok(Self { object, index })
+    }
+
+    /// From what is kept of the tail. Only version 3 has the checksums for that.
+    async fn open_kept(object: Object) -> Option<Self> {
+        let parse = |bytes: Bytes| {
+            let tail = TailBytes::new(object.meta.size, bytes).map_err(|e| object.damaged(e))?;
+            match Tail::parse(&tail).map_err(|e| object.damaged(e))? {
+                Tail::V3(footer) => Ok((tail, footer)),
+                Tail::Legacy(_) => Err(object.damaged(ShardError::Usage("an old shard was kept".to_owned()))),
+            }
+        };
+        let (tail, footer) = object.kept(TAIL, ReadKind::Tail, parse).await?;
+        match open_v3(&object, &tail, footer).await {
+            Ok(v3) => Some(Self { index: OpenIndex::V3(Box::new(v3)), object }),
+            Err(error) => {
+                tracing::warn!("a kept directory is wrong, the store is asked: {error}");
+                None
+            }
+        }
     }
 
     /// The shard's object, as it was when it was opened.
@@ -167,13 +198,72 @@ impl RemoteShard {
     /// # Errors
     /// [`ArchiveError::Shard`] when it is damaged, or the shard has no such block.
     pub async fn block(&self, number: usize) -> Result<Block, ArchiveError> {
+        let (v3, range) = self.block_range(number)?;
+        match v3.held(&range) {
+            Some(bytes) => self.parse_block(number, &bytes),
+            None => self.object.read_checked(range, ReadKind::Block, |bytes| self.parse_block(number, bytes)).await,
+        }
+    }
+
+    /// An index block that can be had without asking the store: from the tail, or from what is kept of earlier reads.
+    ///
+    /// # Errors
+    /// As [`RemoteShard::block`].
+    pub async fn kept_block(&self, number: usize) -> Result<Option<Block>, ArchiveError> {
+        let (v3, range) = self.block_range(number)?;
+        if let Some(bytes) = v3.held(&range) {
+            return self.parse_block(number, &bytes).map(Some);
+        }
+        if !self.object.keeps() {
+            return Ok(None);
+        }
+        let check = |bytes: Bytes| self.parse_block(number, &bytes);
+        Ok(self.object.kept(&format!("{range:?}"), ReadKind::Block, check).await)
+    }
+
+    /// Several index blocks with one read: their numbers, and each block or what is wrong with it.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when they cannot be read, or the shard has no such blocks.
+    pub async fn read_blocks(
+        &self,
+        numbers: Range<usize>,
+    ) -> Result<Vec<(usize, Result<Block, ArchiveError>)>, ArchiveError> {
+        let Some(last) = numbers.clone().last() else { return Ok(Vec::new()) };
+        let start = self.block_range(numbers.start)?.1.start;
+        let end = self.block_range(last)?.1.end;
+        let bytes = self.object.read(start..end, ReadKind::Block).await?;
+        let mut blocks = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let range = self.block_range(number)?.1;
+            let own = &bytes[(range.start - start) as usize..(range.end - start) as usize];
+            let block = self.parse_block(number, own);
+            if block.is_ok() && self.object.keeps() {
+                self.object.keep(&format!("{range:?}"), ReadKind::Block, own);
+            }
+            blocks.push((number, block));
+        }
+        Ok(blocks)
+    }
+
+    /// How many index blocks the shard has; none in versions 1 and 2, whose index is in memory.
+    pub fn blocks(&self) -> usize {
+        match &self.index {
+            OpenIndex::Legacy(_) => 0,
+            OpenIndex::V3(v3) => v3.directory.len(),
+        }
+    }
+
+    /// Where the index blocks are in the shard.
+    pub fn blocks_range(&self) -> Option<Range<u64>> {
+        let last = self.blocks().checked_sub(1)?;
+        Some(self.block_range(0).ok()?.1.start..self.block_range(last).ok()?.1.end)
+    }
+
+    fn block_range(&self, number: usize) -> Result<(&V3Index, Range<u64>), ArchiveError> {
         let OpenIndex::V3(v3) = &self.index else { return Err(self.no_block(number)) };
-        let range = v3.directory.block(number).ok_or_else(|| self.no_block(number))?.range();
-        let bytes = match v3.held(&range) {
-            Some(bytes) => bytes,
-            None => self.object.read(range, ReadKind::Block).await?,
-        };
-        self.parse_block(number, &bytes)
+        let block = v3.directory.block(number).ok_or_else(|| self.no_block(number))?;
+        Ok((v3, block.range()))
     }
 
     /// Checks the bytes of an index block.
@@ -205,17 +295,23 @@ impl RemoteShard {
     /// # Errors
     /// [`ArchiveError`] when they cannot be read or are damaged; [`ShardError::Usage`] in it for a big file.
     pub async fn read_stored(&self, entry: &Entry) -> Result<Bytes, ArchiveError> {
-        let range = match entry.location {
-            Location::Inline(inline) => inline.range(),
-            Location::BigFile { .. } => 0..0,
+        let (range, has_checksum) = match entry.location {
+            Location::Inline(inline) => (inline.range(), inline.crc32c.is_some()),
+            Location::BigFile { .. } => (0..0, false),
         };
         if range.end > self.object.meta.size {
             let detail = format!("entry {:?} ends at {}, behind the shard's end", entry.uid, range.end);
             return Err(self.object.damaged(ShardError::Usage(detail)));
         }
-        let stored = self.object.read(range, ReadKind::Payload).await?;
-        check_stored(entry, &stored).map_err(|e| self.object.damaged(e))?;
-        Ok(stored)
+        let check = |stored: &Bytes| {
+            check_stored(entry, stored).map_err(|e| self.object.damaged(e))?;
+            Ok(stored.clone())
+        };
+        if has_checksum {
+            return self.object.read_checked(range, ReadKind::Payload, check).await;
+        }
+        // Nobody could tell later whether what was kept is right.
+        check(&self.object.read(range, ReadKind::Payload).await?)
     }
 
     /// The bytes of an inline file, all checks included. For a service that serves many, [`RemoteShard::read_stored`]
@@ -237,16 +333,22 @@ impl RemoteShard {
         raw.map_err(|e| self.object.damaged(e))
     }
 
-    /// Reads and checks the header, which no look-up in version 3 needs. Versions 1 and 2 were checked when opened.
+    /// Reads and checks the header, which no look-up needs where the rest of the shard tells its version.
     ///
     /// # Errors
-    /// [`ArchiveError::Shard`] when it is not that of the version the footer says.
+    /// [`ArchiveError::Shard`] when it is not that of the version the rest says.
     pub async fn check_header(&self) -> Result<(), ArchiveError> {
-        if self.version() != Version::V3 {
-            return Ok(());
-        }
         let header = self.object.read(0..HEADER_LEN, ReadKind::Index).await?;
-        check_v3_header(&header).map_err(|e| self.object.damaged(e))
+        let checked = match self.version() {
+            Version::V3 => check_v3_header(&header),
+            version => parse_header(&header).and_then(|found| {
+                let detail =
+                    format!("version {} in the header, but the index of version {}", found as u8, version as u8);
+                let wrong = ShardError::Corrupt { part: Part::Header, offset: 4, detail };
+                if found == version { Ok(()) } else { Err(wrong) }
+            }),
+        };
+        checked.map_err(|e| self.object.damaged(e))
     }
 
     /// An error of this shard, with its name.
@@ -270,6 +372,17 @@ impl RemoteShard {
 }
 
 impl V3Index {
+    /// Keeps what of a tail was needed: it ends with the footer.
+    fn keep_tail(&self, object: &Object, tail: &TailBytes) {
+        let directory = self.footer.directory_range();
+        let from = self.footer.dictionary_range().map_or(directory.start, |dictionary| dictionary.start);
+        let from = self.blocks.as_ref().map_or(from, |(start, _)| *start);
+        // A directory that is longer than the tail is read again after a restart.
+        if let Some(bytes) = tail.get(&(from..tail.file_size())).filter(|_| object.keeps()) {
+            object.keep(TAIL, ReadKind::Tail, &bytes);
+        }
+    }
+
     /// The bytes of a range of index blocks when they are in memory.
     pub(super) fn held(&self, range: &Range<u64>) -> Option<Bytes> {
         let (start, bytes) = self.blocks.as_ref()?;
@@ -285,14 +398,22 @@ async fn open_legacy(object: &Object, tail: &TailBytes, legacy: LegacyTail) -> R
         let detail = format!("{length} bytes; this reader takes at most {MAX_INDEX_BYTES}");
         return Err(object.damaged(ShardError::Unsupported { part: Part::Index, detail }));
     }
-    let header = match tail.get(&(0..HEADER_LEN)) {
-        Some(header) => header,
-        None => object.read(0..HEADER_LEN, ReadKind::Index).await?,
-    };
     let bytes = match tail.get(&range) {
         // A copy, so that what is kept does not keep the whole tail.
         Some(bytes) => Bytes::copy_from_slice(&bytes),
         None => object.read(range, ReadKind::Index).await?,
+    };
+    let known = match tail.get(&(0..HEADER_LEN)) {
+        Some(header) => Some(header),
+        None => {
+            let bytes = bytes.clone();
+            let told = offload(length * 2, move || Index::version_without_header(legacy, &bytes)).await;
+            told.map(header_of)
+        }
+    };
+    let header = match known {
+        Some(header) => header,
+        None => object.read(0..HEADER_LEN, ReadKind::Index).await?,
     };
     // Parsing costs far more a byte than copying.
     let index = offload(length * 4, move || Index::parse(&header, legacy, bytes)).await;

@@ -63,8 +63,8 @@ async fn a_small_shard_costs_one_read_and_one_for_the_payload() {
 }
 
 /// A shard whose index is too long for the tail, without compressing for long: the payloads are made up.
-fn long_index(count: u32) -> (Vec<u8>, Files) {
-    let mut writer = ShardWriter::new(ShardFormat::V3, None, 5).expect("a writer");
+fn long_index(format: ShardFormat, count: u32) -> (Vec<u8>, Files) {
+    let mut writer = ShardWriter::new(format, None, 5).expect("a writer");
     let mut out = writer.header().to_vec();
     let mut files = Files::new();
     for n in 0..count {
@@ -80,7 +80,7 @@ fn long_index(count: u32) -> (Vec<u8>, Files) {
 #[tokio::test]
 async fn a_large_shard_costs_three_reads_cold_and_one_warm() {
     let bench = Bench::new();
-    let (bytes, files) = long_index(60_000);
+    let (bytes, files) = long_index(ShardFormat::V3, 60_000);
     assert!(bytes.len() as u64 > 2 * TAIL_READ_BYTES);
     bench.put(KEY, bytes);
     let shard = RemoteShard::open(bench.store(), KEY).await.expect("opened");
@@ -100,6 +100,74 @@ async fn a_large_shard_costs_three_reads_cold_and_one_warm() {
     assert_eq!(count, files.len());
     let calls = bench.calls();
     assert!(calls.len() <= 3, "{} reads for an index of less than 2 MiB", calls.len());
+}
+
+#[tokio::test]
+async fn old_shards_tell_their_version_without_the_header() {
+    let bench = Bench::new();
+    for count in [2_000, 20_000] {
+        let (v2, files) = long_index(ShardFormat::V2, count);
+        // The same as version 1: no flags, no meta, another header.
+        let at = v2.len() - 12 - u64::from_le_bytes(v2[v2.len() - 8..].try_into().expect("eight bytes")) as usize;
+        let mut v1 = [&v2[..at], &count.to_le_bytes()].concat();
+        v1[4] = 1;
+        let entry_len = 2 + 17 + 1 + 33 + 4;
+        for entry in v2[at + 4..v2.len() - 12].chunks_exact(entry_len) {
+            v1.extend_from_slice(&[&entry[..19], &entry[20..53]].concat());
+        }
+        let index_len = (v1.len() - at) as u64;
+        v1.extend_from_slice(&[&b"DESI"[..], &index_len.to_le_bytes()].concat());
+        for (bytes, version) in [(v1, Version::V1), (v2, Version::V2)] {
+            // Payloads in front, so that the header does not lie in the tail.
+            let reads = if count > 2_000 { 2 } else { 1 };
+            bench.put(KEY, &bytes);
+            let shard = RemoteShard::open(bench.store(), KEY).await.expect("opened");
+            assert_eq!((shard.version(), bench.calls().len()), (version, reads));
+            let entry = shard.find(&files[77].0).await.expect("readable").expect("there");
+            assert_eq!(shard.read(&entry).await.expect("readable"), files[77].1);
+            assert_eq!(bench.calls().len(), 1);
+            shard.check_header().await.expect("the header says the same");
+            // A header of the other version does not matter to readers, but verification sees it.
+            let mut other = bytes.clone();
+            other[4] = 3 - other[4];
+            bench.put(KEY, other);
+            if count > 2_000 {
+                let shard = RemoteShard::open(bench.store(), KEY).await.expect("opened");
+                assert!(shard.check_header().await.expect_err("another").is_damage());
+            }
+            bench.calls();
+        }
+    }
+}
+
+/// `cargo test -p des-shared --release archive::tests::measure -- --ignored --nocapture`
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn measure_cold_look_ups() {
+    let bench = Bench::new();
+    for (format, count) in [(ShardFormat::V3, 100_000), (ShardFormat::V2, 100_000), (ShardFormat::V3, 2_000)] {
+        let (bytes, files) = long_index(format, count);
+        bench.put(KEY, bytes);
+        let (mut open, mut find) = (Vec::new(), Vec::new());
+        let mut heap = 0;
+        for round in 0..200 {
+            let began = std::time::Instant::now();
+            let shard = RemoteShard::open(bench.store(), KEY).await.expect("opened");
+            let opened = std::time::Instant::now();
+            shard.find(&files[round * 9].0).await.expect("readable").expect("there");
+            find.push(opened.elapsed());
+            open.push(opened - began);
+            heap = shard.heap_bytes();
+        }
+        open.sort_unstable();
+        find.sort_unstable();
+        println!(
+            "{format} with {count} files: open {:?}, find {:?} (medians), {:.1} bytes of memory a file",
+            open[100],
+            find[100],
+            heap as f64 / f64::from(count)
+        );
+    }
 }
 
 #[tokio::test]

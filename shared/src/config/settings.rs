@@ -74,6 +74,14 @@ settings! {
     BIGFILES_PREFIX = "DES_BIGFILES_PREFIX", "bigfiles-prefix", "PREFIX", Some("_bigFiles"), false, "Key prefix of big files beside the shards";
     /// Bytes of the retriever's cache.
     CACHE_BYTES = "DES_CACHE_BYTES", "cache-bytes", "BYTES", Some("268435456"), false, "Memory for listings, index blocks and dictionaries of the retriever";
+    /// Bytes of the retriever's cache of files.
+    PAYLOAD_CACHE_BYTES = "DES_PAYLOAD_CACHE_BYTES", "payload-cache-bytes", "BYTES", Some("67108864"), false, "Memory for the files the retriever is asked for most; 0 for none";
+    /// Folder of the retriever's disk cache.
+    DISK_CACHE_DIR = "DES_DISK_CACHE_DIR", "disk-cache-dir", "DIR", None, false, "Folder in which the retriever keeps what it read of stores, also for after a restart; no disk cache when not set";
+    /// Directories and blocks on disk.
+    DISK_CACHE_BYTES = "DES_DISK_CACHE_BYTES", "disk-cache-bytes", "BYTES", Some("1073741824"), false, "Size of the disk cache of directories and index blocks, at least 16 MiB";
+    /// Payloads on disk.
+    DISK_PAYLOAD_BYTES = "DES_DISK_PAYLOAD_BYTES", "disk-payload-bytes", "BYTES", Some("4294967296"), false, "Size of the disk cache of files' stored bytes, at least 16 MiB; 0 for none";
     /// Keys that may delete.
     DELETE_API_KEY = "DES_DELETE_API_KEY", "delete-api-key", "KEYS", None, true, "Keys, separated by commas, one of which a request to delete a file must carry in X-API-Key; without them nothing is deleted";
     /// Age of a listing.

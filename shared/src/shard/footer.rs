@@ -35,10 +35,15 @@ pub enum Version {
 
 /// The header of a shard of `version`.
 pub(super) fn header_bytes(version: Version) -> [u8; 8] {
-    header_of(version as u8)
+    header_with(version as u8)
 }
 
-fn header_of(version: u8) -> [u8; 8] {
+/// The same as a buffer, for who knows the version from the rest of the shard.
+pub fn header_of(version: Version) -> Bytes {
+    Bytes::copy_from_slice(&header_bytes(version))
+}
+
+fn header_with(version: u8) -> [u8; 8] {
     let mut header = [0; 8];
     header[..4].copy_from_slice(HEADER_MAGIC);
     header[4] = version;
@@ -54,7 +59,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<Version, ShardError> {
         ShardError::corrupt(Part::Header, bytes.len() as u64, format!("{} bytes; a header has 8", bytes.len()))
     })?;
     let version = header[4];
-    let expected = header_of(version);
+    let expected = header_with(version);
     if let Some(at) = header.iter().zip(expected).position(|(found, expected)| *found != expected) {
         let detail = format!("{:#04x} instead of {:#04x}", header[at], expected[at]);
         return Err(ShardError::corrupt(Part::Header, at as u64, detail));

@@ -47,10 +47,7 @@ impl Index {
             return Err(ShardError::Unsupported { part: Part::Index, detail });
         }
         let mut cursor = Cursor::new(&bytes, Part::Index, tail.index_start);
-        let count = cursor.u32("entry count")? as usize;
-        if count > cursor.remaining() / MIN_ENTRY_LEN {
-            return Err(cursor.corrupt(format!("{count} entries do not fit into {} bytes", cursor.remaining())));
-        }
+        let count = entry_count(&mut cursor)?;
         let mut positions = Vec::with_capacity(count);
         for _ in 0..count {
             positions.push(cursor.position() as u32);
@@ -59,6 +56,26 @@ impl Index {
         let mut index = Self { version, tail, bytes, positions };
         index.sort();
         Ok(index)
+    }
+
+    /// The version that the index section alone tells, without the header: the one of the two in which every entry makes
+    /// sense and the last one ends where the section ends. `None` when that is not exactly one, so that the header has to
+    /// tell. It cannot be mistaken for the other one's: a first payload at byte 8 gives flags of 8 when version 1 is read as
+    /// 2, and lengths multiplied by 256 the other way round.
+    pub fn version_without_header(tail: LegacyTail, bytes: &[u8]) -> Option<Version> {
+        let fits = |version: &Version| {
+            let mut cursor = Cursor::new(bytes, Part::Index, tail.index_start);
+            let Ok(count @ 1..) = entry_count(&mut cursor) else { return false };
+            let sound = |_| {
+                let entry = read_entry(&mut cursor, *version);
+                entry.is_ok_and(|e| e.flags <= IS_BIG_FILE && e.location(tail.index_start).is_ok())
+            };
+            (0..count).all(sound) && cursor.remaining() == 0
+        };
+        match [Version::V1, Version::V2].map(|version| fits(&version).then_some(version)) {
+            [Some(version), None] | [None, Some(version)] => Some(version),
+            _ => None,
+        }
     }
 
     /// Sorts by uid; of equal uids only the last one stays.
@@ -118,9 +135,19 @@ impl Index {
     }
 }
 
+/// How many entries there are: no more than the bytes can hold.
+fn entry_count(cursor: &mut Cursor<'_>) -> Result<usize, ShardError> {
+    let count = cursor.u32("entry count")? as usize;
+    if count > cursor.remaining() / MIN_ENTRY_LEN {
+        return Err(cursor.corrupt(format!("{count} entries do not fit into {} bytes", cursor.remaining())));
+    }
+    Ok(count)
+}
+
 /// An entry as it stands in the file.
 struct RawEntry<'a> {
     uid: &'a str,
+    flags: u8,
     body: RawBody<'a>,
     meta: &'a [u8],
 }
@@ -154,7 +181,7 @@ fn read_entry<'a>(cursor: &mut Cursor<'a>, version: Version) -> Result<RawEntry<
         let len = cursor.u32("meta length")?;
         cursor.take(len as usize, "meta")?
     };
-    Ok(RawEntry { uid, body, meta })
+    Ok(RawEntry { uid, flags, body, meta })
 }
 
 impl RawEntry<'_> {
@@ -167,7 +194,18 @@ impl RawEntry<'_> {
 
     /// The entry, when it does not contradict itself. Payloads lie between the header and `data_end`.
     fn check(&self, data_end: u64) -> Result<Entry, String> {
-        let location = match self.body {
+        let location = self.location(data_end)?;
+        let meta = if self.meta.is_empty() {
+            None
+        } else {
+            let text = std::str::from_utf8(self.meta).map_err(|e| format!("meta is not UTF-8: {e}"))?;
+            Meta::parse(text)?
+        };
+        Ok(Entry { uid: self.uid.to_owned(), location, meta })
+    }
+
+    fn location(&self, data_end: u64) -> Result<Location, String> {
+        Ok(match self.body {
             RawBody::Inline { offset, length, codec, compressed, uncompressed } => {
                 let codec = match Codec::from_number(codec) {
                     Some(codec) if codec != Codec::ZstdDict => codec,
@@ -193,14 +231,7 @@ impl RawEntry<'_> {
                 })?;
                 Location::BigFile { sha256, size }
             }
-        };
-        let meta = if self.meta.is_empty() {
-            None
-        } else {
-            let text = std::str::from_utf8(self.meta).map_err(|e| format!("meta is not UTF-8: {e}"))?;
-            Meta::parse(text)?
-        };
-        Ok(Entry { uid: self.uid.to_owned(), location, meta })
+        })
     }
 }
 

@@ -36,7 +36,8 @@ pub use directory::{BlockRef, Directory};
 pub use entry::{Codec, Entry, Inline, Location, hex32, parse_hex32};
 pub use error::{Part, ShardError};
 pub use footer::{
-    Footer, HEADER_LEN, LegacyTail, MAX_DICTIONARY_BYTES, TAIL_READ_BYTES, Tail, TailBytes, Version, parse_header,
+    Footer, HEADER_LEN, LegacyTail, MAX_DICTIONARY_BYTES, TAIL_READ_BYTES, Tail, TailBytes, Version, header_of,
+    parse_header,
 };
 pub use legacy::Index;
 pub use meta::{MAX_META_BYTES, Meta};

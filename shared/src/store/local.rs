@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use self::folder::Folder;
+use self::handles::Handles;
 use super::call::{Call, Operation};
 use super::{
     ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, StoreError,
@@ -26,6 +27,7 @@ use super::{
 };
 
 mod folder;
+mod handles;
 mod list;
 mod read;
 mod uploads;
@@ -41,6 +43,7 @@ pub const UPLOADS: &str = ".uploads";
 #[derive(Clone, Debug)]
 pub struct LocalStore {
     folder: Arc<Folder>,
+    handles: Arc<Handles>,
 }
 
 impl LocalStore {
@@ -50,7 +53,7 @@ impl LocalStore {
     /// [`NoSuchBucket`](super::StoreErrorKind::NoSuchBucket) when it does not exist or is not a folder,
     /// [`Denied`](super::StoreErrorKind::Denied) when it cannot be reached.
     pub fn open(root: impl AsRef<Path>) -> Result<Self, StoreError> {
-        Ok(Self { folder: Arc::new(Folder::open(root.as_ref())?) })
+        Ok(Self { folder: Arc::new(Folder::open(root.as_ref())?), handles: Arc::new(Handles::new()) })
     }
 
     /// A store in a folder that is created where it is missing.
@@ -101,12 +104,16 @@ impl ObjectStore for LocalStore {
     }
 
     async fn get(&self, key: &str, range: ByteRange) -> Result<Fetched, StoreError> {
+        if let Some(fetched) = self.handles.read_now(key, &range) {
+            return Ok(fetched);
+        }
         let call = self.call(Operation::Get, key);
         folder::check_key(&call)?;
         if call.check_range(&range)?.is_none() {
             return Ok(Fetched { meta: ObjectMeta::unasked(key), offset: 0, bytes: Bytes::new() });
         }
-        self.on_key(Operation::Get, key, move |folder, call| read::get(folder, call, &range)).await
+        let handles = self.handles.clone();
+        self.on_key(Operation::Get, key, move |folder, call| read::get(folder, &handles, call, &range)).await
     }
 
     async fn get_stream(&self, key: &str, range: ByteRange) -> Result<FetchedStream, StoreError> {
@@ -193,6 +200,7 @@ impl ObjectStore for LocalStore {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
+        self.handles.tidy();
         let call = self.call(Operation::Check, "");
         let (folder, inner) = (self.folder.clone(), call.clone());
         call.blocking(move || folder.check(&inner)).await

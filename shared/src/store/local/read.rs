@@ -1,8 +1,9 @@
 //! Reading ranges of files.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -11,6 +12,7 @@ use futures::stream;
 use super::super::call::Call;
 use super::super::{ByteRange, Fetched, FetchedStream, ObjectMeta, StoreError, StoreErrorKind};
 use super::folder::{Folder, object_meta};
+use super::handles::Handles;
 
 /// Bytes of one chunk of a stream.
 const CHUNK: u64 = 256 * 1024;
@@ -21,27 +23,48 @@ pub(super) struct Reader {
     file: File,
     meta: ObjectMeta,
     left: u64,
-    offset: u64,
 }
 
-pub(super) fn get(folder: &Folder, call: &Call, range: &ByteRange) -> Result<Fetched, StoreError> {
-    let reader = Reader::open(folder, call, range)?;
+/// Reads a range, and keeps the file open for the next one.
+pub(super) fn get(folder: &Folder, handles: &Handles, call: &Call, range: &ByteRange) -> Result<Fetched, StoreError> {
+    let Opened { path, file, metadata, meta } = Opened::new(folder, call)?;
+    let span = call.resolve(range, meta.size)?;
     // The length was compared with the file's size, so a hostile range cannot ask for memory.
-    let mut bytes = vec![0; reader.left as usize];
-    reader.file.read_exact_at(&mut bytes, reader.offset).map_err(|e| broken(call, &e))?;
-    Ok(Fetched { meta: reader.meta, offset: reader.offset, bytes: bytes.into() })
+    let mut bytes = vec![0; (span.end - span.start) as usize];
+    file.read_exact_at(&mut bytes, span.start).map_err(|e| broken(call, &e))?;
+    // Below folders a link could be planted in the way, which looking at the file alone would not show.
+    if !call.key.contains('/') {
+        handles.keep(path, file, &metadata, &meta);
+    }
+    Ok(Fetched { meta, offset: span.start, bytes: bytes.into() })
+}
+
+/// A file, and what it says of itself: a writer may have replaced it since it was looked at.
+struct Opened {
+    path: PathBuf,
+    file: File,
+    metadata: Metadata,
+    meta: ObjectMeta,
+}
+
+impl Opened {
+    fn new(folder: &Folder, call: &Call) -> Result<Self, StoreError> {
+        // Asked before opening: opening a FIFO would wait for a writer.
+        folder.metadata(call)?;
+        let path = folder.path(call)?;
+        let file = File::open(&path).map_err(|e| folder.failed(call, &e))?;
+        let metadata = file.metadata().map_err(|e| folder.failed(call, &e))?;
+        let meta = object_meta(&call.key, &metadata);
+        Ok(Self { path, file, metadata, meta })
+    }
 }
 
 impl Reader {
     pub(super) fn open(folder: &Folder, call: &Call, range: &ByteRange) -> Result<Self, StoreError> {
-        // Asked before opening: opening a FIFO would wait for a writer.
-        folder.metadata(call)?;
-        let mut file = File::open(folder.path(call)?).map_err(|e| folder.failed(call, &e))?;
-        // The open file says what it is: a writer may have replaced it since.
-        let meta = object_meta(&call.key, &file.metadata().map_err(|e| folder.failed(call, &e))?);
+        let Opened { mut file, meta, .. } = Opened::new(folder, call)?;
         let span = call.resolve(range, meta.size)?;
         file.seek(SeekFrom::Start(span.start)).map_err(|e| broken(call, &e))?;
-        Ok(Self { file, meta, left: span.end - span.start, offset: span.start })
+        Ok(Self { file, meta, left: span.end - span.start })
     }
 
     pub(super) fn into_stream(self, call: Call) -> FetchedStream {

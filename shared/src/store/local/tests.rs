@@ -58,6 +58,52 @@ async fn links_are_not_followed() {
 }
 
 #[tokio::test]
+async fn what_is_kept_open_is_not_taken_for_what_is_there() {
+    let (dir, store) = store();
+    let read = async || store.get("k", ByteRange::Span(0..3)).await.map(|f| f.bytes).map_err(|e| e.kind);
+    let path = dir.path().join("k");
+    fs::write(&path, "one, and more").expect("written");
+    for _ in 0..3 {
+        assert_eq!(read().await.expect("read"), "one");
+    }
+    assert_eq!(store.handles.len(), 1, "kept open");
+    assert!(store.handles.read_now("k", &ByteRange::Suffix(4)).is_some_and(|fetched| fetched.bytes == "more"));
+    // Another file under the name.
+    fs::write(dir.path().join("other"), "two, and more").expect("written");
+    fs::rename(dir.path().join("other"), &path).expect("renamed");
+    assert_eq!(read().await.expect("read"), "two");
+    // The same file with other bytes.
+    fs::write(&path, "three").expect("written");
+    assert_eq!(read().await.expect("read"), "thr");
+    assert_eq!(
+        store.get("k", ByteRange::Span(0..13)).await.expect_err("shorter now").kind,
+        StoreErrorKind::InvalidRange
+    );
+    fs::remove_file(&path).expect("removed");
+    assert_eq!(read().await, Err(StoreErrorKind::NotFound));
+    assert_eq!(store.handles.len(), 0, "and closed");
+    fs::write(dir.path().join("target"), "elsewhere").expect("written");
+    symlink(dir.path().join("target"), &path).expect("a link");
+    assert_eq!(read().await, Err(StoreErrorKind::Denied));
+}
+
+#[tokio::test]
+async fn few_files_are_kept_open() {
+    let (dir, store) = store();
+    for number in 0..200 {
+        fs::write(dir.path().join(number.to_string()), "x").expect("written");
+        store.get(&number.to_string(), ByteRange::Full).await.expect("read");
+    }
+    assert_eq!(store.handles.len(), 128);
+    assert_eq!(store.get("0", ByteRange::Full).await.expect("opened again").bytes, "x");
+    // Below a folder, somebody could plant a link in the way.
+    fs::create_dir(dir.path().join("a")).expect("a folder");
+    fs::write(dir.path().join("a/b"), "x").expect("written");
+    store.get("a/b", ByteRange::Full).await.expect("read");
+    assert!(store.handles.read_now("a/b", &ByteRange::Full).is_none());
+}
+
+#[tokio::test]
 async fn the_root_may_be_a_link() {
     let (dir, _) = store();
     let real = dir.path().join("real");
