@@ -4,6 +4,7 @@ mod bigfiles;
 mod cost;
 mod damage;
 mod deleting;
+mod endurance;
 mod find;
 mod http;
 mod support;
