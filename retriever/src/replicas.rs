@@ -50,10 +50,11 @@ where
     };
     let mut running = FuturesUnordered::new();
     loop {
+        let idle = running.is_empty();
         let (at, outcome) = tokio::select! {
             Some(ended) = running.next() => ended,
             // Nothing is under way, or nothing of it has answered for a while.
-            () = wait_unless(running.is_empty(), patience), if order.peek().is_some() => {
+            () = wait_unless(idle, patience), if order.peek().is_some() => {
                 running.extend(order.next().map(&start));
                 continue;
             }

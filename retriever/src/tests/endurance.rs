@@ -52,7 +52,7 @@ async fn metric(server: &Server, line: &str) -> bool {
 
 #[tokio::test]
 async fn a_store_that_hangs_costs_little_and_then_nothing() {
-    let patience = Duration::from_millis(30);
+    let patience = Duration::from_millis(200);
     let (own, copy, rig) = with_copy(patience);
     assert_eq!(rig.get("a").await.expect("found"), &b"here"[..]);
     assert_eq!(copy.counted(), (0, 0));
@@ -60,7 +60,7 @@ async fn a_store_that_hangs_costs_little_and_then_nothing() {
     for _ in 0..5 {
         let began = Instant::now();
         assert_eq!(rig.get("a").await.expect("the copy has it"), &b"here"[..]);
-        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     }
     assert_eq!(guard(&rig, 0).breaker(), BreakerState::Open);
     own.calls();
@@ -200,9 +200,12 @@ async fn a_deadline_ends_waiting_and_trying_again() {
     let server = rig.serve().await;
     let client = Client::new();
     let url = server.url("/files/a?created_at=2025-03-10");
-    for (fault, header, limit) in
-        [(HANGS, None, 150), (HANGS, Some("40"), 40), (HANGS, Some("3600000"), 150), (Fault::Before(StoreErrorKind::Throttled), None, 150)]
-    {
+    for (fault, header, limit) in [
+        (HANGS, None, 150),
+        (HANGS, Some("40"), 40),
+        (HANGS, Some("3600000"), 150),
+        (Fault::Before(StoreErrorKind::Throttled), None, 150),
+    ] {
         place.faults.heal();
         place.faults.add(Rule::always(fault));
         let began = Instant::now();

@@ -93,7 +93,7 @@ async fn a_store_that_fails_is_left_alone_until_a_check_finds_it_well() {
 
 #[tokio::test]
 async fn callers_that_give_up_on_a_silent_store_open_the_breaker() {
-    let slow = Duration::from_millis(10);
+    let slow = Duration::from_millis(300);
     let rig = rig(GuardOptions { slow, ..GuardOptions::default() }).with_object().await;
     rig.faults.add(Rule::always(Fault::Delay(Duration::from_hours(1))));
     // Impatient ones say nothing about the store.
