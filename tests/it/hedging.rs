@@ -1,6 +1,8 @@
-//! Second calls for slow reads: what they save and what they cost, on a clock that stands still while anybody works.
+//! Second calls for slow reads: what they save and what they cost, on a clock that stands still while anybody works, and
+//! measured on a real server.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +12,10 @@ use des_shared::metrics::Metrics;
 use des_shared::store::faults::{Fault, FaultStore, Odds, Rule};
 use des_shared::store::guarded::{GuardMetrics, GuardOptions, GuardedStore};
 use des_shared::store::memory::MemoryStore;
+use des_shared::store::s3::{S3Config, S3Store};
 use des_shared::store::{ByteRange, ObjectStore, SharedStore, StoreErrorKind, WriteOptions};
+use des_tests::proxy::{Proxy, Traffic};
+use des_tests::servers::SeaweedFs;
 use tokio::time::Instant;
 
 const CALLS: usize = 20_000;
@@ -115,4 +120,66 @@ async fn long_reads_and_writes_are_sent_once() {
         put(n).await;
     }
     assert_eq!(recording.take().len(), 400);
+}
+
+/// Reads of the measurement, and how many are made side by side.
+const READS: usize = 20_000;
+const READERS: usize = 16;
+/// Bytes of a read and of the object.
+const READ_BYTES: u64 = 2048;
+const OBJECT_BYTES: u64 = 4 << 20;
+
+/// `cargo test -p des-tests --test it hedging::measured -- --ignored --nocapture`: the same reads of a real server some 10
+/// ms away, 2 of a hundred slowed 50 times, in turn without and with second calls.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement of a minute or two"]
+async fn measured_on_a_real_server() {
+    let server = SeaweedFs::start().await.unwrap_or_else(|e| panic!("{e}"));
+    let proxy = Proxy::start(server.port()).await.expect("a proxy");
+    let endpoint_url = Some(format!("http://127.0.0.1:{}", proxy.port()));
+    let config = S3Config { endpoint_url, ..server.config(&server.new_bucket().await.expect("a bucket")) };
+    let s3: SharedStore = Arc::new(S3Store::connect(&config).await.unwrap_or_else(|e| panic!("{e}")));
+    let content: Bytes = (0..OBJECT_BYTES).map(|at| (at % 251) as u8).collect::<Vec<u8>>().into();
+    s3.put("shard", content.clone(), &WriteOptions::create_only()).await.unwrap_or_else(|e| panic!("{e}"));
+    proxy.set(Traffic::Delay(Duration::from_millis(5)));
+    for _ in 0..3 {
+        let (without, _) = measure(&s3, &content, 0.0).await;
+        let (with, calls) = measure(&s3, &content, 0.03).await;
+        println!("p99.9 is {:.1} times as long without", without.as_secs_f64() / with.as_secs_f64());
+        assert!(calls <= READS + READS * 3 / 100, "{calls} calls for {READS}");
+    }
+}
+
+/// p99.9 of reads whose bytes are compared, and how many calls they cost.
+async fn measure(s3: &SharedStore, content: &Bytes, hedge_share: f64) -> (Duration, usize) {
+    let odds = Odds { slow: 20, factor: 50, ..Odds::default() };
+    let faults = Arc::new(FaultStore::random(s3.clone(), odds, Arc::new(Dice::seeded(7))));
+    let recording = Arc::new(RecordingStore::new(faults));
+    let store = Arc::new(guarded(recording.clone(), hedge_share));
+    let left = Arc::new(AtomicUsize::new(READS));
+    let readers = (0..READERS as u64).map(|reader| {
+        let (store, left, content) = (store.clone(), left.clone(), content.clone());
+        tokio::spawn(async move {
+            let (mut took, mut at) = (Vec::new(), reader * 10_007);
+            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+                at = (at + 65_537) % (OBJECT_BYTES - READ_BYTES);
+                let began = Instant::now();
+                let read = store.get("shard", ByteRange::Span(at..at + READ_BYTES)).await;
+                took.push(began.elapsed());
+                let read = read.unwrap_or_else(|e| panic!("{e}"));
+                assert_eq!(read.bytes, content[at as usize..(at + READ_BYTES) as usize], "{at}");
+            }
+            took
+        })
+    });
+    let mut took = Vec::with_capacity(READS);
+    for reader in readers.collect::<Vec<_>>() {
+        took.extend(reader.await.expect("no wrong byte"));
+    }
+    took.sort_unstable();
+    let calls = recording.take().len();
+    let extra = (calls - took.len()) as f64 * 100.0 / took.len() as f64;
+    let (p50, p99, p999) = (at(&took, 500), at(&took, 990), at(&took, 999));
+    println!("budget {hedge_share}: {calls} calls ({extra:.2} % more), p50 {p50:.1?}, p99 {p99:.1?}, p99.9 {p999:.1?}");
+    (p999, calls)
 }
