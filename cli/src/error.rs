@@ -122,7 +122,9 @@ impl From<StoreError> for CliError {
                 Some("check the bucket's name and --s3-endpoint-url (DES_S3_ENDPOINT_URL)")
             }
             StoreErrorKind::Full => Some("free some space there or choose another place"),
-            StoreErrorKind::Unavailable => Some("try again; nothing half-written is left under a final name"),
+            StoreErrorKind::Unavailable | StoreErrorKind::Throttled => {
+                Some("try again; nothing half-written is left under a final name")
+            }
             _ => None,
         };
         Self::Failed { message: error.to_string(), hint: hint.map(str::to_owned) }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use des_shared::config::{Auth, Listen, Setting, Values, ZoneSettings, settings};
+use des_shared::retry::RetryPolicy;
+use des_shared::store::guarded::GuardOptions;
 
 use crate::cache::disk::{self, DiskConfig};
 
@@ -20,7 +22,7 @@ pub fn all_settings() -> Vec<Setting> {
         settings::BIGFILES_PREFIX,
         settings::DELETE_API_KEY,
     ];
-    [&own, settings::ZONES, settings::PROCESS].concat()
+    [&own, settings::ENDURANCE, settings::ZONES, settings::PROCESS].concat()
 }
 
 /// How many threads may read files and decompress: four a core, at least eight. The runtime's own limit is 512, and every
@@ -49,6 +51,60 @@ pub struct Config {
     pub bigfiles_prefix: String,
     /// Who may delete; nobody when there is none.
     pub deleters: Option<Auth>,
+    /// What it does when stores are slow or gone, and when it has to stop.
+    pub endurance: Endurance,
+}
+
+/// What a retriever does when stores are slow or gone, and when it has to stop.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Endurance {
+    /// How long a request may take until its answer begins.
+    pub request_deadline: Duration,
+    /// How long a store may take before the next one of its zone is asked too.
+    pub failover_after: Duration,
+    /// How calls to one store are tried again.
+    pub retry: RetryPolicy,
+    /// The guard around each store.
+    pub guard: GuardOptions,
+    /// How long a stopping service goes on taking requests while it says that it is not ready.
+    pub drain_notice: Duration,
+}
+
+impl Default for Endurance {
+    fn default() -> Self {
+        Self {
+            request_deadline: Duration::from_secs(30),
+            failover_after: Duration::from_millis(500),
+            retry: RetryPolicy::QUICK,
+            guard: GuardOptions::default(),
+            drain_notice: Duration::ZERO,
+        }
+    }
+}
+
+impl Endurance {
+    fn read(values: &mut Values) -> Option<Self> {
+        let deadline = values.number(&settings::REQUEST_DEADLINE_SECONDS, 1..=3600);
+        let failover = values.number(&settings::FAILOVER_MS, 10..=60_000);
+        let hedge = values.number(&settings::HEDGE_PERCENT, 0..=100);
+        let calls = values.number(&settings::STORE_CALLS, 1..=65_536);
+        let notice = values.number(&settings::DRAIN_NOTICE_SECONDS, 0..=3600);
+        let failover_after = Duration::from_millis(failover?);
+        let guard = GuardOptions {
+            hedge_share: hedge? as f64 / 100.0,
+            calls: calls? as usize,
+            // Shorter than the time after which another store answers: only then the failure is seen as one.
+            slow: failover_after * 4 / 5,
+            ..GuardOptions::default()
+        };
+        Some(Self {
+            request_deadline: Duration::from_secs(deadline?),
+            failover_after,
+            guard,
+            drain_notice: Duration::from_secs(notice?),
+            ..Self::default()
+        })
+    }
 }
 
 impl Config {
@@ -67,8 +123,10 @@ impl Config {
             if usable { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a key prefix such as _bigFiles")) }
         });
         let deleters = Auth::read(values, &settings::DELETE_API_KEY);
+        let endurance = Endurance::read(values);
         let (index_bytes, payload_bytes) = disk_bytes?;
         Some(Self {
+            endurance: endurance?,
             deleters,
             listen: listen?,
             backend: zones?.backend,
@@ -112,8 +170,12 @@ mod tests {
         assert_eq!((disk.index_bytes, disk.payload_bytes), (1 << 30, 4 << 30));
         assert_eq!((config.listing_ttl.as_secs(), config.bigfiles_prefix.as_str()), (5, "_bigFiles"));
         assert_eq!(config.listen.address.port(), 8000);
+        let endurance = Endurance { drain_notice: Duration::from_secs(2), ..Endurance::default() };
+        assert_eq!(config.endurance, endurance, "the settings' defaults are those of the type");
         let text = read(&[
             ("DES_N_BITS", "3"),
+            ("DES_FAILOVER_MS", "0"),
+            ("DES_HEDGE_PERCENT", "101"),
             ("DES_CACHE_BYTES", "much"),
             ("DES_PAYLOAD_CACHE_BYTES", "-1"),
             ("DES_DISK_CACHE_BYTES", "7"),
@@ -123,6 +185,8 @@ mod tests {
         ])
         .expect_err("wrong");
         for name in [
+            "DES_FAILOVER_MS",
+            "DES_HEDGE_PERCENT",
             "DES_N_BITS",
             "DES_CACHE_BYTES",
             "DES_PAYLOAD_CACHE_BYTES",

@@ -1,5 +1,7 @@
 //! Why a file is not served, and the HTTP answer for each reason.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use des_shared::archive::ArchiveError;
@@ -107,6 +109,12 @@ pub enum Error {
     /// The memory for answers is in use.
     #[error("too many large files are being sent; ask again in a moment")]
     Busy,
+    /// The request's time is over.
+    #[error("no answer within {} ms; ask again later", limit.as_millis())]
+    DeadlinePassed {
+        /// How long it had.
+        limit: Duration,
+    },
     /// No zone covers the shard index.
     #[error(transparent)]
     NoZone(#[from] NoZone),
@@ -127,6 +135,8 @@ impl Error {
                     Self::Damaged { zone, source: Box::new(ArchiveError::Store(source)) }
                 }
                 StoreErrorKind::Unavailable
+                | StoreErrorKind::Throttled
+                | StoreErrorKind::BreakerOpen
                 | StoreErrorKind::Conflict
                 | StoreErrorKind::Full
                 | StoreErrorKind::NotFound
@@ -142,6 +152,11 @@ impl Error {
         matches!(self, Self::ZoneDown { .. } | Self::ZoneUnusable { .. } | Self::Moving { .. } | Self::Damaged { .. })
     }
 
+    /// True when the store was not asked at all: its breaker is open.
+    pub(crate) fn is_unasked(&self) -> bool {
+        matches!(self, Self::ZoneDown { source, .. } if source.kind == StoreErrorKind::BreakerOpen)
+    }
+
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -150,9 +165,11 @@ impl Error {
             Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Deleted { .. } => StatusCode::GONE,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::ZoneDown { .. } | Self::ZoneUnusable { .. } | Self::Moving { .. } | Self::Busy => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::ZoneDown { .. }
+            | Self::ZoneUnusable { .. }
+            | Self::Moving { .. }
+            | Self::DeadlinePassed { .. }
+            | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Damaged { .. } => StatusCode::BAD_GATEWAY,
             Self::TooLarge { .. } | Self::TooMany { .. } | Self::NoZone(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -172,6 +189,7 @@ impl Error {
             Self::TooLarge { .. } => "file-too-large",
             Self::TooMany { .. } => "too-many-objects",
             Self::Busy => "busy",
+            Self::DeadlinePassed { .. } => "deadline-passed",
             Self::NoZone(_) => "no-zone",
         }
     }
@@ -180,7 +198,7 @@ impl Error {
         match self {
             Self::ZoneDown { .. } => Some(ZONE_RETRY_S),
             Self::ZoneUnusable { .. } => Some(REPAIR_RETRY_S),
-            Self::Moving { .. } | Self::Busy => Some(1),
+            Self::Moving { .. } | Self::DeadlinePassed { .. } | Self::Busy => Some(1),
             _ => None,
         }
     }

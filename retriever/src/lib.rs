@@ -1,19 +1,21 @@
 //! The retriever: finds a file in its shard and serves it over HTTP.
 //!
-//! The way of a request: [`api`] reads it, [`serve`] goes through the places where the file can be, [`locate`] finds
-//! the entry with the help of [`cache`], [`fetch`] brings the checked bytes, [`represent`] says what HTTP has to know.
+//! The way of a request: [`api`] reads it, [`serve`] goes through the dates where the file can be, [`replicas`] through
+//! the stores of its zone, [`locate`] finds the entry with the help of [`cache`], [`fetch`] brings the checked bytes, [`represent`] says what HTTP has to know.
 //!
 //! It needs the shards alone: neither Redis nor the state store. Any number of retrievers run side by side.
 
 mod api;
 mod cache;
 mod config;
+mod deadline;
 mod delete;
 mod error;
 mod fetch;
 mod locate;
 mod metrics;
 mod places;
+mod replicas;
 mod represent;
 mod serve;
 
@@ -23,15 +25,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use des_shared::clock::Clock;
+use des_shared::clock::{Clock, Dice};
 use des_shared::metrics::Metrics;
-use des_shared::service::{self, Readiness, Shutdown};
+use des_shared::service::{self, Drain, Readiness, Shutdown};
 use des_shared::store::zones::Zones;
 use tokio::task::JoinHandle;
 
 use crate::api::Api;
 use crate::cache::IndexCache;
 use crate::cache::disk::DiskCache;
+use crate::deadline::Deadline;
 use crate::fetch::Fetcher;
 use crate::locate::Locator;
 use crate::metrics::RetrieverMetrics;
@@ -39,16 +42,18 @@ use crate::places::Places;
 use crate::serve::Files;
 
 pub use cache::disk::DiskConfig;
-pub use config::{Config, all_settings, blocking_threads};
+pub use config::{Config, Endurance, all_settings, blocking_threads};
 pub use error::Error;
 
 /// What a retriever works with; opened by whoever starts it.
 #[derive(Clone)]
 pub struct Deps {
-    /// Where shards are.
+    /// Where shards are. Stores that try once: the retriever tries again by itself.
     pub zones: Arc<Zones>,
     /// Wall-clock time.
     pub clock: Arc<dyn Clock>,
+    /// Jitter.
+    pub dice: Arc<Dice>,
     /// The registry of the process.
     pub metrics: Metrics,
 }
@@ -83,7 +88,7 @@ impl Retriever {
         };
         let listener = service::bind(config.listen.address).await?;
         let address = listener.local_addr()?;
-        let drain = config.listen.drain;
+        let drain = Drain { notice: config.endurance.drain_notice, grace: config.listen.drain };
         // Where requests need a key, that of a deleter is one.
         let auth = match &config.deleters {
             Some(deleters) if config.listen.auth.required() => config.listen.auth.or(deleters),
@@ -92,7 +97,7 @@ impl Retriever {
         let files = files_over(&config, &deps, &metrics, disk.as_ref());
         let router = service::with_auth(router(&config, (deps, metrics, files), &shutdown), auth);
         let server = tokio::spawn(async move {
-            let served = service::serve(listener, router, shutdown, drain).await;
+            let served = service::serve_with_notice(listener, router, shutdown, drain).await;
             if let Some(disk) = disk {
                 disk.close().await;
             }
@@ -126,7 +131,7 @@ fn files(config: &Config, deps: &Deps, metrics: &RetrieverMetrics) -> Files {
 fn files_over(config: &Config, deps: &Deps, metrics: &RetrieverMetrics, disk: Option<&Arc<DiskCache>>) -> Files {
     let cache = Arc::new(IndexCache::new(config.cache_bytes, deps.clock.clone(), metrics.clone()));
     Files {
-        places: Places::new(deps.zones.clone(), metrics, disk),
+        places: Places::new(deps, &config.endurance, metrics, disk),
         locator: Locator { cache, listing_ttl: config.listing_ttl },
         fetcher: Fetcher::new(config.payload_cache_bytes, metrics.clone()),
         bigfiles_prefix: config.bigfiles_prefix.clone(),
@@ -135,7 +140,9 @@ fn files_over(config: &Config, deps: &Deps, metrics: &RetrieverMetrics, disk: Op
 
 fn router(config: &Config, (deps, metrics, files): (Deps, RetrieverMetrics, Files), shutdown: &Shutdown) -> Router {
     let readiness = files.places.readiness(Readiness::new(shutdown.clone()));
+    let deadline = Deadline { limit: config.endurance.request_deadline, passed: metrics.deadlines_passed() };
     api::router(Api { files: Arc::new(files), metrics, deleters: config.deleters.clone(), clock: deps.clock.clone() })
+        .layer(axum::middleware::from_fn_with_state(deadline, deadline::enforce))
         .merge(service::health_routes(readiness, deps.metrics))
         .fallback(api::not_found)
 }

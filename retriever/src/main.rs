@@ -7,6 +7,7 @@ use des_retriever::{Config, Deps, Retriever, all_settings, blocking_threads};
 use des_shared::clock::{Dice, SystemClock};
 use des_shared::config::{self, LoadError, Values, ZoneSettings};
 use des_shared::metrics::Metrics;
+use des_shared::retry::RetryPolicy;
 use des_shared::service::Shutdown;
 use des_shared::store::backend::Layers;
 use des_shared::store::metered::StoreMetrics;
@@ -56,12 +57,14 @@ fn fail(code: u8, why: &dyn std::fmt::Display) -> ExitCode {
 
 async fn run(config: Config, zones: ZoneSettings) -> Result<(), Box<dyn std::error::Error>> {
     let metrics = Metrics::new();
-    let layers =
-        Layers { metrics: Some(StoreMetrics::register(metrics.registry())?), ..Layers::new(Arc::new(Dice::from_os())) };
+    let dice = Arc::new(Dice::from_os());
+    // The retriever's own guard stands between the stores and the layer that tries again.
+    let store_metrics = Some(StoreMetrics::register(metrics.registry())?);
+    let layers = Layers { metrics: store_metrics, retry: RetryPolicy::NEVER, dice: dice.clone() };
     let zones = Arc::new(zones.zones.open(&layers).await?);
     let shutdown = Shutdown::new();
     let signals = tokio::spawn(shutdown.on_signals()?);
-    let deps = Deps { zones, clock: Arc::new(SystemClock), metrics };
+    let deps = Deps { zones, clock: Arc::new(SystemClock), dice, metrics };
     Retriever::start(config, deps, shutdown.clone()).await?.join().await?;
     shutdown.begin();
     signals.await?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use des_shared::archive::ReadKind;
 use des_shared::metrics::{Metrics, SECONDS};
+use des_shared::store::guarded::GuardMetrics;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 /// Bounds in seconds for decompressing one file: from a few microseconds to a large one.
@@ -67,6 +68,9 @@ pub(crate) struct RetrieverMetrics {
     cache_bytes: IntGaugeVec,
     in_flight: IntGauge,
     broken_off: IntCounter,
+    deadlines_passed: IntCounter,
+    stood_in: IntCounterVec,
+    guards: GuardMetrics,
 }
 
 /// A request under way; dropping it ends it.
@@ -113,6 +117,16 @@ impl RetrieverMetrics {
                 "des_responses_broken_off_total",
                 "Answers broken off in the middle because the bytes turned out wrong or the store failed.",
             )),
+            deadlines_passed: metrics.register(counter(
+                "des_request_deadlines_passed_total",
+                "Requests given up because their answer did not begin in time.",
+            )),
+            stood_in: metrics.register(counters(
+                "des_failovers_total",
+                "Answers of a copy in place of its zone's own store.",
+                &["zone", "store"],
+            )),
+            guards: GuardMetrics::register(metrics.registry()).expect("metric names are unique"),
         }
     }
 
@@ -143,6 +157,21 @@ impl RetrieverMetrics {
     /// What a memory cache holds now. Opened shards and index blocks are one cache, under the first of the two.
     pub(crate) fn cache_weighs(&self, kind: CacheKind, bytes: u64) {
         self.cache_bytes.with_label_values(&[kind.label()]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// The metrics of the guards around all stores.
+    pub(crate) fn guards(&self) -> &GuardMetrics {
+        &self.guards
+    }
+
+    /// Counts what a copy answers.
+    pub(crate) fn stood_in(&self, zone: &str, store: &str) -> IntCounter {
+        self.stood_in.with_label_values(&[zone, store])
+    }
+
+    /// Counts the requests whose time was over.
+    pub(crate) fn deadlines_passed(&self) -> IntCounter {
+        self.deadlines_passed.clone()
     }
 
     pub(crate) fn answer_broken_off(&self) {

@@ -1,18 +1,30 @@
-//! The zones as the retriever sees them: for every zone its store and its copies, in the order in which they are
-//! asked.
+//! The zones as the retriever sees them: for every zone its store and its copies, each behind a guard.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use des_shared::archive::{OnRead, Source};
+use des_shared::clock::Dice;
 use des_shared::service::{Check, Readiness};
 use des_shared::store::SharedStore;
-use des_shared::store::zones::Zones;
+use des_shared::store::guarded::{BreakerState, Guard, GuardedStore};
+use des_shared::store::retrying::RetryingStore;
+use des_shared::store::zones::{Zone, Zones};
 use futures::FutureExt;
+use futures::future::join_all;
+use prometheus::IntCounter;
+use serde_json::json;
 
+use crate::Deps;
 use crate::cache::disk::DiskCache;
+use crate::config::Endurance;
 use crate::error::Error;
 use crate::metrics::RetrieverMetrics;
+
+/// How long one store may take to say that it is there, and how long that is believed.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+const CHECKED_FOR: Duration = Duration::from_secs(1);
 
 /// One store of a zone.
 #[derive(Debug)]
@@ -21,8 +33,12 @@ pub(crate) struct Replica {
     pub(crate) id: u32,
     /// The zone's name.
     pub(crate) zone: String,
-    /// The store; its reads are counted.
+    /// The store behind its guard; its reads are counted.
     pub(crate) source: Source,
+    /// Whether it is worth asking.
+    pub(crate) guard: Arc<Guard>,
+    /// Answers it gave in place of the zone's own store.
+    pub(crate) stood_in: IntCounter,
 }
 
 /// All zones.
@@ -30,30 +46,55 @@ pub(crate) struct Replica {
 pub(crate) struct Places {
     zones: Arc<Zones>,
     by_name: HashMap<String, Vec<Arc<Replica>>>,
+    patience: Duration,
+}
+
+/// The stores of a zone and their names in it.
+fn stores(zone: &Zone) -> impl Iterator<Item = (String, &SharedStore)> {
+    let copies = zone.replicas.iter().enumerate().map(|(at, store)| (format!("copy-{}", at + 1), store));
+    std::iter::once(("own".to_owned(), &zone.store)).chain(copies)
 }
 
 impl Places {
-    pub(crate) fn new(zones: Arc<Zones>, metrics: &RetrieverMetrics, disk: Option<&Arc<DiskCache>>) -> Self {
-        let metrics = metrics.clone();
-        let on_read: OnRead = Arc::new(move |kind| metrics.shard_read(kind));
+    /// Puts a guard, and around it the layer that tries again, around every store: the stores must try once. What is read
+    /// goes through the cache on disk, where there is one.
+    pub(crate) fn new(
+        deps: &Deps,
+        endurance: &Endurance,
+        metrics: &RetrieverMetrics,
+        disk: Option<&Arc<DiskCache>>,
+    ) -> Self {
+        let (zones, dice) = (deps.zones.clone(), &deps.dice);
+        let read = metrics.clone();
+        let on_read: OnRead = Arc::new(move |kind| read.shard_read(kind));
         let mut ids = 0..;
-        let mut replica = |zone: &str, store: &SharedStore| {
-            let source = Source::observed(store.clone(), on_read.clone());
+        let mut replica = |zone: &str, name: &str, store: &SharedStore| {
+            let guarded =
+                GuardedStore::new(store.clone(), (zone, name), endurance.guard, metrics.guards(), dice.clone());
+            let guard = guarded.guard();
+            let retrying = RetryingStore::new(Arc::new(guarded), endurance.retry, dice.clone());
+            let source = Source::observed(Arc::new(retrying), on_read.clone());
             let source = match disk {
                 Some(disk) => source.cached(disk.clone()),
                 None => source,
             };
-            Arc::new(Replica { id: ids.next().expect("zones are few"), zone: zone.to_owned(), source })
+            Arc::new(Replica {
+                id: ids.next().expect("zones are few"),
+                zone: zone.to_owned(),
+                source,
+                guard,
+                stood_in: metrics.stood_in(zone, name),
+            })
         };
         let by_name = zones
             .all()
             .iter()
             .map(|zone| {
-                let stores = std::iter::once(&zone.store).chain(&zone.replicas);
-                (zone.name.clone(), stores.map(|store| replica(&zone.name, store)).collect())
+                let replicas = stores(zone).map(|(name, store)| replica(&zone.name, &name, store));
+                (zone.name.clone(), replicas.collect())
             })
             .collect();
-        Self { zones, by_name }
+        Self { zones, by_name, patience: endurance.failover_after }
     }
 
     pub(crate) fn zones(&self) -> &Zones {
@@ -65,29 +106,49 @@ impl Places {
         Ok(&self.by_name[&self.zones.zone_for(index)?.name])
     }
 
-    /// Asks every zone. One whose own store is down is still ready when a copy answers.
-    pub(crate) fn readiness(&self, mut readiness: Readiness) -> Readiness {
+    /// How long a store may take before the next one of its zone is asked too.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// Asks every zone, all of its stores side by side. One whose own store is down is still ready when a copy answers.
+    pub(crate) fn readiness(&self, readiness: Readiness) -> Readiness {
+        let mut readiness = readiness.kept_for(CHECKED_FOR);
+        let mut guards = Vec::new();
         for zone in self.zones.all() {
-            let stores: Vec<SharedStore> = std::iter::once(&zone.store).chain(&zone.replicas).cloned().collect();
-            let check: Check = Arc::new(move || ask(stores.clone()).boxed());
+            let replicas = self.by_name[&zone.name].clone();
+            guards.extend(replicas.iter().map(|replica| replica.guard.clone()));
+            let check: Check = Arc::new(move || ask(replicas.clone()).boxed());
             readiness = readiness.with(format!("zone {}", zone.name), check);
         }
-        readiness
+        readiness.with_detail("stores", Arc::new(move || guards.iter().map(|guard| shown(guard)).collect()))
     }
 }
 
-async fn ask(stores: Vec<SharedStore>) -> Result<(), String> {
-    let mut problems = Vec::new();
-    for store in stores {
-        match store.check().await {
-            Ok(()) => {
-                if !problems.is_empty() {
-                    tracing::warn!("a copy stands in: {}", problems.join("; "));
-                }
-                return Ok(());
+fn shown(guard: &Guard) -> serde_json::Value {
+    let (zone, store) = guard.name();
+    json!({"zone": zone, "store": store, "breaker": guard.breaker().label(), "call_limit": guard.call_limit()})
+}
+
+async fn ask(replicas: Vec<Arc<Replica>>) -> Result<(), String> {
+    let answers = join_all(replicas.iter().map(|replica| async move {
+        match tokio::time::timeout(CHECK_TIMEOUT, replica.source.store().check()).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_) => {
+                let url = replica.source.store().url();
+                Err(format!("{url}: no answer within {} s", CHECK_TIMEOUT.as_secs()))
             }
-            Err(error) => problems.push(error.to_string()),
         }
+    }))
+    .await;
+    let down: Vec<String> = answers.iter().filter_map(|answer| answer.clone().err()).collect();
+    if down.len() == answers.len() {
+        return Err(down.join("; "));
     }
-    Err(problems.join("; "))
+    // The breaker says in the log when a store goes; this is for those that nobody reads from.
+    let known = replicas.iter().any(|replica| replica.guard.breaker() != BreakerState::Closed);
+    if !down.is_empty() && !known {
+        tracing::warn!("the zone is ready, but not all of its stores are: {}", down.join("; "));
+    }
+    Ok(())
 }

@@ -1,20 +1,19 @@
 //! One request for one file, from its slot to the answer: which date, which store of the zone, which form.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use axum::http::StatusCode;
 use bytes::Bytes;
 use des_shared::archive::{ArchiveError, check_big_file};
 use des_shared::created_at::CreatedAt;
-use des_shared::routing::{Slot, candidate_slots};
+use des_shared::routing::candidate_slots;
 use des_shared::shard::{Codec, Location};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
 use crate::error::Error;
 use crate::fetch::{Fetcher, Form};
-use crate::locate::{Freshness, Located, Locator};
+use crate::locate::{Located, Locator};
 use crate::places::{Places, Replica};
 use crate::represent::{self, Selected};
 
@@ -66,14 +65,6 @@ pub(crate) struct Files {
     pub(crate) bigfiles_prefix: String,
 }
 
-/// Whether a file found beside a damaged shard, which might hold a newer one, is good enough.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum BesideDamage {
-    /// Another store of the zone may have the shard intact.
-    AskElsewhere,
-    Accept,
-}
-
 impl Files {
     /// Answers a request: the UTC date first, then the date as written.
     pub(crate) async fn answer(&self, wanted: &Wanted) -> Result<Answer, Error> {
@@ -93,75 +84,13 @@ impl Files {
         Err(Error::NotFound { uid: shown(&wanted.uid) })
     }
 
-    /// Asks the stores of a zone in order, until one has an answer.
-    async fn in_slot(&self, slot: Slot, wanted: &Wanted) -> Result<Option<Answer>, Error> {
-        let replicas = self.places.replicas(slot.index)?;
-        let beside = if replicas.len() > 1 { BesideDamage::AskElsewhere } else { BesideDamage::Accept };
-        let mut failed: Option<Error> = None;
-        for replica in replicas {
-            match self.at_replica(replica, slot, wanted, beside).await {
-                // A copy may lag behind: that it has no such file proves nothing when another store failed.
-                Ok(None) if failed.is_some() => {}
-                Ok(answer) => return Ok(answer),
-                Err(error) if error.may_differ_elsewhere() => {
-                    if replicas.len() > 1 {
-                        tracing::warn!(store = replica.source.store().url(), "trying the zone's other stores: {error}");
-                    }
-                    failed.get_or_insert(error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        match failed {
-            None => Ok(None),
-            Some(error @ Error::Damaged { .. }) if beside == BesideDamage::AskElsewhere => {
-                // Nobody knows better.
-                let answer = self.at_replica(&replicas[0], slot, wanted, BesideDamage::Accept).await;
-                answer.ok().flatten().map_or(Err(error), |answer| Ok(Some(answer)))
-            }
-            Some(error) => Err(error),
-        }
-    }
-
-    /// Finds and reads in one store. When an object was replaced or removed since it was listed, once more.
-    async fn at_replica(
-        &self,
-        replica: &Arc<Replica>,
-        slot: Slot,
-        wanted: &Wanted,
-        beside: BesideDamage,
-    ) -> Result<Option<Answer>, Error> {
-        match self.once(replica, slot, wanted, (Freshness::Cached, beside)).await {
-            Err(Error::Moving { .. }) => self.once(replica, slot, wanted, (Freshness::New, beside)).await,
-            other => other,
-        }
-    }
-
-    async fn once(
-        &self,
-        replica: &Arc<Replica>,
-        slot: Slot,
-        wanted: &Wanted,
-        (freshness, beside): (Freshness, BesideDamage),
-    ) -> Result<Option<Answer>, Error> {
-        let found = self.locator.find(replica, slot, &wanted.uid, freshness).await?;
-        if let Some(deleted_ms) = found.deleted_ms {
-            return Err(Error::Deleted { uid: shown(&wanted.uid), deleted_ms });
-        }
-        if let Some(damage) = found.damage {
-            if found.best.is_none() || beside == BesideDamage::AskElsewhere {
-                return Err(Error::Damaged { zone: replica.zone.clone(), source: damage });
-            }
-            tracing::error!("a shard of the slot cannot be searched, another one answers: {damage}");
-        }
-        match found.best {
-            Some(located) => self.represent(replica, &located, wanted).await.map(Some),
-            None => Ok(None),
-        }
-    }
-
     /// The form the client wants, with its bytes.
-    async fn represent(&self, replica: &Replica, located: &Located, wanted: &Wanted) -> Result<Answer, Error> {
+    pub(crate) async fn represent(
+        &self,
+        replica: &Replica,
+        located: &Located,
+        wanted: &Wanted,
+    ) -> Result<Answer, Error> {
         let form = form(located, wanted);
         let etag = represent::etag(located, form);
         let size = match (form, located.entry.location) {

@@ -3,7 +3,9 @@
 mod bad_places;
 mod bad_sources;
 mod chaos;
+mod failover;
 mod harness;
+mod hedging;
 mod main_story;
 mod queue;
 mod read_cost;

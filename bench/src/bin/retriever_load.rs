@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use des_retriever::{Config, Deps, Retriever};
-use des_shared::clock::SystemClock;
+use des_shared::clock::{Dice, SystemClock};
 use des_shared::config::{Values, ZoneSettings};
 use des_shared::created_at::CreatedAt;
 use des_shared::metrics::Metrics;
@@ -120,7 +120,7 @@ async fn serve(folder: &str, n_bits: &str, (cache_bytes, payload_cache_bytes): (
     let config = Config::read(&mut values, zones.as_ref());
     let config = values.finish(config)?;
     let zones = Arc::new(Zones::single(n_bits.parse()?, Arc::new(LocalStore::open(folder)?)));
-    let deps = Deps { zones, clock: Arc::new(SystemClock), metrics: Metrics::new() };
+    let deps = Deps { zones, clock: Arc::new(SystemClock), dice: Arc::new(Dice::from_os()), metrics: Metrics::new() };
     let running = Retriever::start(config, deps, Shutdown::new()).await?;
     println!("{}", running.local_addr());
     Ok(running.join().await?)

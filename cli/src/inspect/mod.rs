@@ -31,7 +31,13 @@ impl From<ArchiveError> for CliError {
 fn is_hopeless(error: &ArchiveError) -> bool {
     match error {
         ArchiveError::Store(error) => {
-            matches!(error.kind, StoreErrorKind::Denied | StoreErrorKind::NoSuchBucket | StoreErrorKind::Unavailable)
+            matches!(
+                error.kind,
+                StoreErrorKind::Denied
+                    | StoreErrorKind::NoSuchBucket
+                    | StoreErrorKind::Unavailable
+                    | StoreErrorKind::Throttled
+            )
         }
         _ => false,
     }

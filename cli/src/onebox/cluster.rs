@@ -224,10 +224,12 @@ impl Parts<'_> {
             listing_ttl: LISTING_TTL,
             bigfiles_prefix: JobDefaults::default().pack.bigfiles_prefix,
             deleters: None,
+            endurance: des_retriever::Endurance::default(),
         };
         let deps = des_retriever::Deps {
             zones: Arc::clone(&self.zones),
             clock: Arc::clone(&self.clock),
+            dice: Arc::clone(&self.dice),
             metrics: Metrics::new(),
         };
         let started = Retriever::start(config, deps, self.shutdown.clone()).await;

@@ -36,6 +36,8 @@ impl Error {
             Self::State(StateError::Store(error)) => match error.kind {
                 StoreErrorKind::Full => (S::INSUFFICIENT_STORAGE, "state-store-full"),
                 StoreErrorKind::Unavailable
+                | StoreErrorKind::Throttled
+                | StoreErrorKind::BreakerOpen
                 | StoreErrorKind::Conflict
                 | StoreErrorKind::Denied
                 | StoreErrorKind::NoSuchBucket

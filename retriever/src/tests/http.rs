@@ -282,8 +282,12 @@ async fn health_and_metrics_tell_the_truth() {
         get(path).await.expect("an answer");
     }
     place.faults.add(Rule::always(Fault::Before(StoreErrorKind::Denied)));
-    let ready = get("/health/ready").await.expect("an answer");
-    assert_eq!(ready.status(), 503);
+    // An answer is believed for a second.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while get("/health/ready").await.expect("an answer").status() != 503 {
+        assert!(tokio::time::Instant::now() < deadline, "it does not notice");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!(get("/health/live").await.expect("an answer").status(), 200);
     let response = get("/files/a?created_at=2025-03-10").await.expect("an answer");
     assert_eq!(header(&response, "retry-after"), "60");

@@ -5,6 +5,7 @@ mod cost;
 mod damage;
 mod deleting;
 mod disk;
+mod endurance;
 mod find;
 mod http;
 mod support;

@@ -8,16 +8,18 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use bytes::Bytes;
 use des_shared::archive::{RecordedCall, RecordingStore};
-use des_shared::clock::ManualClock;
+use des_shared::clock::{Dice, ManualClock};
 use des_shared::config::{Auth, Listen};
 use des_shared::created_at::CreatedAt;
 use des_shared::metrics::Metrics;
+use des_shared::retry::RetryPolicy;
 use des_shared::routing::{NBits, Slot, candidate_slots};
 use des_shared::segment::{CodecChoice, PackOptions, ShardFormat};
 use des_shared::service::Shutdown;
 use des_shared::shard::{Encoder, Meta, PackDictionary, ShardWriter, choose_samples};
 use des_shared::store::call::Operation;
 use des_shared::store::faults::FaultStore;
+use des_shared::store::guarded::GuardOptions;
 use des_shared::store::local::LocalStore;
 use des_shared::store::zones::{ShardRange, Zone, Zones};
 use des_shared::store::{ByteRange, SharedStore};
@@ -28,7 +30,7 @@ use tempfile::TempDir;
 use crate::error::Error;
 use crate::metrics::RetrieverMetrics;
 use crate::serve::{Answer, Body, Files, Wanted};
-use crate::{Config, Deps, Retriever, Running};
+use crate::{Config, Deps, Endurance, Retriever, Running};
 
 /// The day of all files here that are not about days.
 pub(super) const NOON: &str = "2025-03-10T12:00:00Z";
@@ -100,6 +102,13 @@ pub(super) fn n_bits(bits: u8) -> NBits {
     NBits::new(bits).expect("a legal width")
 }
 
+/// Every call is made once: most tests count them, or want to see their failures.
+fn once() -> Endurance {
+    let usual = Endurance::default();
+    let guard = GuardOptions { hedge_share: 0.0, ..usual.guard };
+    Endurance { retry: RetryPolicy::NEVER, guard, ..usual }
+}
+
 impl Rig {
     pub(super) fn new(place: &Place, bits: u8) -> Self {
         Self::over(Zones::single(n_bits(bits), place.store()))
@@ -128,12 +137,24 @@ impl Rig {
             listing_ttl: Duration::from_secs(5),
             bigfiles_prefix: "_bigFiles".to_owned(),
             deleters: None,
+            endurance: once(),
         };
         let clock = Arc::new(ManualClock::new(1_750_000_000_000));
-        let deps = Deps { zones: Arc::new(zones), clock: clock.clone(), metrics: Metrics::new() };
+        let deps = Deps {
+            zones: Arc::new(zones),
+            clock: clock.clone(),
+            dice: Arc::new(Dice::seeded(1)),
+            metrics: Metrics::new(),
+        };
         let metrics = RetrieverMetrics::register(&Metrics::new(), "local");
         let files = Arc::new(crate::files(&config, &deps, &metrics));
         Self { files, clock, deps, config }
+    }
+
+    /// Everything again, by what the configuration says now.
+    pub(super) fn rebuild(&mut self) {
+        let metrics = RetrieverMetrics::register(&Metrics::new(), "local");
+        self.files = Arc::new(crate::files(&self.config, &self.deps, &metrics));
     }
 
     pub(super) async fn answer(&self, wanted: &Wanted) -> Result<Answer, Error> {
@@ -178,6 +199,10 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn url(&self, path_and_query: &str) -> String {
         format!("http://{}{path_and_query}", self.running.local_addr())
+    }
+
+    pub(super) fn begin_to_stop(&self) {
+        self.shutdown.begin();
     }
 
     pub(super) async fn stop(self) {

@@ -86,6 +86,16 @@ settings! {
     DELETE_API_KEY = "DES_DELETE_API_KEY", "delete-api-key", "KEYS", None, true, "Keys, separated by commas, one of which a request to delete a file must carry in X-API-Key; without them nothing is deleted";
     /// Age of a listing.
     LISTING_TTL_SECONDS = "DES_LISTING_TTL_SECONDS", "listing-ttl-seconds", "SECONDS", Some("5"), false, "How long the retriever trusts a listing of a slot's shards";
+    /// Time of a request.
+    REQUEST_DEADLINE_SECONDS = "DES_REQUEST_DEADLINE_SECONDS", "request-deadline-seconds", "SECONDS", Some("30"), false, "How long a request to the retriever may take until its answer begins; X-Request-Timeout-Ms shortens it";
+    /// Patience with a zone's own store.
+    FAILOVER_MS = "DES_FAILOVER_MS", "failover-ms", "MS", Some("500"), false, "How long a store may take before the next one of its zone is asked too";
+    /// Budget of second calls.
+    HEDGE_PERCENT = "DES_HEDGE_PERCENT", "hedge-percent", "PERCENT", Some("3"), false, "Slow reads of a store are sent a second time, at most so many of a hundred; 0 for never";
+    /// Most calls to a store.
+    STORE_CALLS = "DES_STORE_CALLS", "store-calls", "N", Some("256"), false, "Calls the retriever makes to one store at the same time; fewer while the store asks for fewer";
+    /// Notice before the end.
+    DRAIN_NOTICE_SECONDS = "DES_DRAIN_NOTICE_SECONDS", "drain-notice-seconds", "SECONDS", Some("2"), false, "How long a stopping retriever still takes requests while it says that it is not ready; part of DES_DRAIN_SECONDS";
     /// Where large manifests wait for planning.
     SPOOL_DIR = "DES_SPOOL_DIR", "spool-dir", "DIR", None, false, "Folder for temporary files of planning; the system's own when not set";
     /// Back-pressure by tasks.
@@ -117,5 +127,8 @@ pub const QUEUE: &[Setting] =
 pub const JOB_DEFAULTS: &[Setting] = &[SHARD_FORMAT, CODEC, LEVEL, MAX_SHARD_SIZE, BIG_FILE_THRESHOLD, BIGFILES_PREFIX];
 /// Settings of what the coordinator takes in and what it tidies up.
 pub const UPKEEP: &[Setting] = &[MAX_WAITING_TASKS, MAX_WAITING_BYTES, JOB_RETENTION_DAYS, ORPHAN_HOURS];
+/// Settings of what the retriever does when stores are slow or gone, and when it has to stop.
+pub const ENDURANCE: &[Setting] =
+    &[REQUEST_DEADLINE_SECONDS, FAILOVER_MS, HEDGE_PERCENT, STORE_CALLS, DRAIN_NOTICE_SECONDS];
 /// Settings of every service's process.
 pub const PROCESS: &[Setting] = &[API_KEYS, ALLOW_ANONYMOUS, DRAIN_SECONDS, LOG_FORMAT, LOG];

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Auth;
 
-pub use health::{Check, Readiness, health_routes};
+pub use health::{Check, Detail, Readiness, health_routes};
 pub use problem::Problem;
 
 /// The signal to stop, shared by everything in a process.
@@ -109,6 +110,53 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown, dr
             Ok(())
         }
     }
+}
+
+/// How a service that is looked for by a balancer stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// How long it goes on taking requests after it has begun to say that it is not ready.
+    pub notice: Duration,
+    /// How long all of it may take, the notice included.
+    pub grace: Duration,
+}
+
+/// As [`serve`], but the end is announced: readiness says no as soon as the shutdown begins, and only after the notice,
+/// in which a balancer hears of it, no more connections are taken. Meanwhile every answer asks its client to close the
+/// connection, so that none is closed under a client that has just sent a request.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve_with_notice(
+    listener: TcpListener,
+    router: Router,
+    shutdown: Shutdown,
+    drain: Drain,
+) -> io::Result<()> {
+    let closing = Shutdown::new();
+    let notice = drain.notice.min(drain.grace);
+    let announced = async {
+        shutdown.wait().await;
+        tokio::time::sleep(notice).await;
+        closing.begin();
+    };
+    let router = router.layer(axum::middleware::from_fn_with_state(shutdown.clone(), close_when_stopping));
+    let serving = serve(listener, router, closing.clone(), drain.grace - notice);
+    let ((), outcome) = tokio::join!(announced, async {
+        let outcome = serving.await;
+        // A listener that failed ends the service, whoever asked for it.
+        shutdown.begin();
+        outcome
+    });
+    outcome
+}
+
+async fn close_when_stopping(State(shutdown): State<Shutdown>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if shutdown.has_begun() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Puts a key check in front of every route but health and metrics.

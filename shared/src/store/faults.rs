@@ -12,6 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use tokio::time::Instant;
 
 use super::call::Operation;
 use super::{
@@ -29,6 +30,8 @@ pub enum Fault {
     After(StoreErrorKind),
     /// The operation is done after this wait.
     Delay(Duration),
+    /// The operation is done, and its answer takes so many times as long as it would have.
+    Slow(u32),
     /// A stream ends with [`StoreErrorKind::Unavailable`] after this many bytes. Other operations are not touched.
     Cut(u64),
 }
@@ -99,6 +102,10 @@ pub struct Odds {
     pub delay: u16,
     /// The longest delay.
     pub longest: Duration,
+    /// [`Fault::Slow`] by [`Self::factor`].
+    pub slow: u16,
+    /// How many times as long.
+    pub factor: u32,
 }
 
 /// A store that fails on purpose.
@@ -195,6 +202,12 @@ impl FaultStore {
                 tokio::time::sleep(wait).await;
                 call.await
             }
+            Some(Fault::Slow(factor)) => {
+                let began = Instant::now();
+                let answer = call.await;
+                tokio::time::sleep(began.elapsed() * factor.saturating_sub(1)).await;
+                answer
+            }
         }
     }
 }
@@ -213,6 +226,10 @@ impl Odds {
         below += u64::from(self.cut);
         if rolled < below {
             return Some(Fault::Cut(dice.up_to(1024 * 1024)));
+        }
+        below += u64::from(self.slow);
+        if rolled < below {
+            return Some(Fault::Slow(self.factor));
         }
         below += u64::from(self.delay);
         let longest = u64::try_from(self.longest.as_micros()).unwrap_or(u64::MAX);

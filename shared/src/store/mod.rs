@@ -2,12 +2,14 @@
 //!
 //! Implementations: [`local`] (a folder), [`s3`] (any S3-compatible server) and [`faults`] (a wrapper that fails on
 //! purpose, for tests). All of them pass the contract suite in [`contract`]. [`zones`] maps shard indexes to stores,
-//! [`retrying`] is the one layer that tries again, [`metered`] counts, [`backend`] says where a store is.
+//! [`retrying`] is the one layer that tries again, [`guarded`] protects a store and whoever waits for it, [`metered`]
+//! counts, [`backend`] says where a store is.
 
 pub mod backend;
 pub mod call;
 pub mod contract;
 pub mod faults;
+pub mod guarded;
 pub mod local;
 pub mod memory;
 pub mod metered;
@@ -268,6 +270,10 @@ pub enum StoreErrorKind {
     Full,
     /// The store is down, slow or overloaded: try again later.
     Unavailable,
+    /// The store asks for fewer calls: try again later, with fewer of them.
+    Throttled,
+    /// The store was not asked, because it failed too often: ask another one, or this one later.
+    BreakerOpen,
     /// The request itself is wrong (key, part number, ...): a defect or a hostile input.
     Invalid,
 }
@@ -275,7 +281,7 @@ pub enum StoreErrorKind {
 impl StoreErrorKind {
     /// Whether the same call may succeed later without anybody acting.
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::Unavailable | Self::Conflict)
+        matches!(self, Self::Unavailable | Self::Throttled | Self::BreakerOpen | Self::Conflict)
     }
 
     /// The word used as a metric label.
@@ -290,6 +296,8 @@ impl StoreErrorKind {
             Self::NoSuchBucket => "no_such_bucket",
             Self::Full => "full",
             Self::Unavailable => "unavailable",
+            Self::Throttled => "throttled",
+            Self::BreakerOpen => "breaker_open",
             Self::Invalid => "invalid",
         }
     }

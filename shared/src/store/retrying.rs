@@ -37,8 +37,10 @@ impl RetryingStore {
         Op: FnMut() -> Fut,
         Fut: Future<Output = Result<T, StoreError>>,
     {
-        // Not conflicts: after a 409 it is the whole operation that begins again, which only the caller can do.
-        let worth_it = |error: &StoreError| error.kind == StoreErrorKind::Unavailable;
+        // Not conflicts: after a 409 it is the whole operation that begins again, which only the caller can do. Nor a
+        // breaker that is open: it stays so for longer than anybody should wait here.
+        let worth_it =
+            |error: &StoreError| matches!(error.kind, StoreErrorKind::Unavailable | StoreErrorKind::Throttled);
         retry(&self.policy, &self.dice, worth_it, operation).await
     }
 }

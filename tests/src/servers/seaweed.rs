@@ -39,7 +39,9 @@ enum Access {
 pub struct SeaweedFs {
     // Before the folder: the program must be gone when its folder goes.
     process: Supervised,
-    _folder: TempDir,
+    folder: TempDir,
+    program: PathBuf,
+    args: Vec<String>,
     /// Of the master, the volume server, the filer, and S3.
     ports: [u16; 4],
 }
@@ -110,6 +112,24 @@ impl SeaweedFs {
     /// The process, for signals.
     pub fn process(&mut self) -> &mut Supervised {
         &mut self.process
+    }
+
+    /// Kills it as a machine dies that loses its power. What it stored stays in its folder.
+    ///
+    /// # Errors
+    /// When the operating system does not say how it ended.
+    pub fn kill(&mut self) -> std::io::Result<()> {
+        self.process.kill().map(drop)
+    }
+
+    /// Starts it again after [`Self::kill`], on the same ports and folder, and waits until it is ready.
+    ///
+    /// # Errors
+    /// [`ServerError`].
+    pub async fn start_again(&mut self) -> Result<(), ServerError> {
+        let started = Supervised::start(self.folder.path(), &self.program, &self.args, &[]);
+        self.process = started.map_err(|e| not_started(e.to_string(), String::new()))?;
+        self.wait_ready().await
     }
 
     /// The configuration of a bucket on this server.
@@ -232,9 +252,9 @@ async fn launch(program: &Path, access: Access) -> Result<SeaweedFs, ServerError
         Access::ByKey => args.push("-s3.config=s3.json".to_owned()),
         Access::Everybody => {}
     }
-    let process = Supervised::start(folder.path(), program, args, &[]).map_err(failed)?;
+    let process = Supervised::start(folder.path(), program, &args, &[]).map_err(failed)?;
     let ports = [ports[0], ports[1], ports[2], ports[3]];
-    let mut server = SeaweedFs { process, _folder: folder, ports };
+    let mut server = SeaweedFs { process, folder, program: program.to_owned(), args, ports };
     server.wait_ready().await?;
     Ok(server)
 }

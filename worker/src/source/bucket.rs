@@ -99,6 +99,8 @@ fn classify(error: &StoreError) -> SourceError {
         StoreErrorKind::InvalidRange | StoreErrorKind::Invalid => FailureReason::BadSource,
         StoreErrorKind::NoSuchBucket
         | StoreErrorKind::Unavailable
+        | StoreErrorKind::Throttled
+        | StoreErrorKind::BreakerOpen
         | StoreErrorKind::Conflict
         | StoreErrorKind::Full
         | StoreErrorKind::AlreadyExists

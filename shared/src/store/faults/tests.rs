@@ -120,7 +120,8 @@ async fn a_cut_stream_gives_so_many_bytes_and_an_error() {
 
 #[tokio::test]
 async fn the_same_seed_gives_the_same_faults() {
-    let odds = Odds { before: 200, after: 200, cut: 50, delay: 50, longest: Duration::from_micros(50) };
+    let odds =
+        Odds { before: 200, after: 200, cut: 50, delay: 50, longest: Duration::from_micros(50), ..Odds::default() };
     let outcomes = async |seed: u64| {
         let dir = tempfile::tempdir().expect("a folder");
         let inner = Arc::new(LocalStore::open(dir.path()).expect("a store"));

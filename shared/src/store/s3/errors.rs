@@ -92,14 +92,8 @@ pub(super) fn kind_of(status: u16, code: &str, about: Refused) -> StoreErrorKind
         | "AuthorizationHeaderMalformed"
         | "PermanentRedirect" => K::Denied,
         "InsufficientStorage" | "QuotaExceeded" | "XMinioStorageFull" | "InsufficientCapacity" => K::Full,
-        "SlowDown"
-        | "InternalError"
-        | "ServiceUnavailable"
-        | "RequestTimeout"
-        | "ThrottlingException"
-        | "RequestLimitExceeded"
-        | "BadDigest"
-        | "IncompleteBody" => K::Unavailable,
+        "SlowDown" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests" => K::Throttled,
+        "InternalError" | "ServiceUnavailable" | "RequestTimeout" | "BadDigest" | "IncompleteBody" => K::Unavailable,
         _ => kind_of_status(status, about),
     }
 }
@@ -117,7 +111,8 @@ fn kind_of_status(status: u16, about: Refused) -> StoreErrorKind {
         (507, _) => K::Full,
         // Not implemented: asking again does not help.
         (501, _) => K::Invalid,
-        (408 | 425 | 429 | 500.., _) => K::Unavailable,
+        (429, _) => K::Throttled,
+        (408 | 425 | 500.., _) => K::Unavailable,
         _ => K::Invalid,
     }
 }
@@ -158,8 +153,9 @@ mod tests {
             (416, "InvalidRange", Refused::Object, K::InvalidRange),
             (507, "InsufficientStorage", Refused::Object, K::Full),
             (403, "QuotaExceeded", Refused::Object, K::Full),
-            (503, "SlowDown", Refused::Object, K::Unavailable),
-            (429, "", Refused::Object, K::Unavailable),
+            (503, "SlowDown", Refused::Object, K::Throttled),
+            (503, "", Refused::Object, K::Unavailable),
+            (429, "", Refused::Object, K::Throttled),
             (500, "InternalError", Refused::Object, K::Unavailable),
             (502, "", Refused::Object, K::Unavailable),
             (501, "NotImplemented", Refused::Object, K::Invalid),
