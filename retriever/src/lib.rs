@@ -1,18 +1,22 @@
 //! The retriever: finds a file in its shard and serves it over HTTP.
 //!
 //! The way of a request: [`api`] reads it, [`serve`] goes through the places where the file can be, [`locate`] finds
-//! the entry with the help of [`cache`], [`fetch`] brings the checked bytes, [`represent`] says what HTTP has to know.
+//! the entry with the help of [`cache`], [`fetch`] brings the checked bytes ([`parts`] those of parts of big files), [`represent`], [`negotiate`] and [`conditions`] say what HTTP
+//! has to know.
 //!
 //! It needs the shards alone: neither Redis nor the state store. Any number of retrievers run side by side.
 
 mod api;
 mod cache;
+mod conditions;
 mod config;
 mod delete;
 mod error;
 mod fetch;
 mod locate;
 mod metrics;
+mod negotiate;
+mod parts;
 mod places;
 mod represent;
 mod serve;
@@ -34,6 +38,7 @@ use crate::cache::IndexCache;
 use crate::fetch::Fetcher;
 use crate::locate::Locator;
 use crate::metrics::RetrieverMetrics;
+use crate::parts::Parts;
 use crate::places::Places;
 use crate::serve::Files;
 
@@ -109,6 +114,7 @@ fn files(config: &Config, deps: &Deps, metrics: &RetrieverMetrics) -> Files {
         places: Places::new(deps.zones.clone(), metrics),
         locator: Locator { cache, clock: deps.clock.clone(), listing_ttl: config.listing_ttl },
         fetcher: Fetcher::new(metrics.clone()),
+        parts: Parts::new(),
         bigfiles_prefix: config.bigfiles_prefix.clone(),
     }
 }
@@ -117,8 +123,16 @@ fn router(config: &Config, deps: Deps, shutdown: &Shutdown) -> Router {
     let metrics = RetrieverMetrics::register(&deps.metrics, config.backend);
     let files = files(config, &deps, &metrics);
     let readiness = files.places.readiness(Readiness::new(shutdown.clone()));
-    api::router(Api { files: Arc::new(files), metrics, deleters: config.deleters.clone(), clock: deps.clock.clone() })
+    let api = Api {
+        files: Arc::new(files),
+        metrics,
+        deleters: config.deleters.clone(),
+        cache_control: config.cache_control(),
+        clock: deps.clock.clone(),
+    };
+    api::routes(api)
         .merge(service::health_routes(readiness, deps.metrics))
+        .finish("DES retriever", "Finds a file in its shard and serves it.")
         .fallback(api::not_found)
 }
 

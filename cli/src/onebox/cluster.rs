@@ -221,6 +221,7 @@ impl Parts<'_> {
             cache_bytes: CACHE_BYTES,
             listing_ttl: LISTING_TTL,
             bigfiles_prefix: JobDefaults::default().pack.bigfiles_prefix,
+            cache_control: None,
             deleters: None,
         };
         let deps = des_retriever::Deps {

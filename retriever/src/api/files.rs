@@ -1,24 +1,64 @@
 //! `GET` and `HEAD /files/{uid}`.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use axum::body::Body as HttpBody;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, Response as HttpResponse, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use des_shared::service::problems;
 use futures::TryStreamExt;
+use utoipa::IntoResponses;
+use utoipa::openapi::RefOr;
 
 use super::{Api, request};
+use crate::conditions::http_date;
+use crate::error::Error;
+use crate::represent;
 use crate::serve::{Answer, Body};
 
+/// Under what a browser may do with a file that it could run: show it, with its own styles, and nothing else. Files come
+/// from users and share an origin with this interface.
+const HARMLESS: HeaderValue =
+    HeaderValue::from_static("sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:");
+
+/// The bytes of a file, or of a part of it. HEAD answers the same from the index alone.
+#[utoipa::path(
+    method(get, head),
+    path = "/files/{*uid}",
+    tag = "files",
+    params(
+        ("uid" = String, Path, description = "The uid, percent-encoded as UTF-8. A slash in it may be sent as it is or as \
+            %2F; where a component of it is . or .., only %2F keeps clients from resolving it.", example = "a/b.json"),
+        ("created_at" = String, Query, description = "The file's own, RFC 3339. A date or an offset whose plus has become \
+            a space is understood.", example = "2025-03-10T12:00:00Z"),
+        ("download" = Option<String>, Query, description = "Makes a browser save the file, under this name or, without a \
+            value, under the uid's."),
+        ("Range" = Option<String>, Header, description = "One range of bytes of the file itself; several are answered \
+            with the whole."),
+        ("If-Match" = Option<String>, Header), ("If-None-Match" = Option<String>, Header),
+        ("If-Modified-Since" = Option<String>, Header), ("If-Unmodified-Since" = Option<String>, Header),
+        ("If-Range" = Option<String>, Header),
+        ("Accept-Encoding" = Option<String>, Header, description = "With zstd, a frame comes as it is stored."),
+    ),
+    responses(
+        (status = 200, description = "The file.", content_type = "*/*", body = Vec<u8>, headers(
+            ("ETag" = String, description = "Strong; another one for each encoding."),
+            ("Last-Modified" = String, description = "When the shard that holds the file was asked for."),
+            ("Accept-Ranges" = String), ("Vary" = String), ("Cache-Control" = String),
+        )),
+        (status = 206, description = "The part that Range names.", content_type = "*/*", body = Vec<u8>, headers(
+            ("Content-Range" = String),
+        )),
+        (status = 304, description = "The client has it already."),
+        FileProblems,
+    )
+)]
 pub(super) async fn get(State(api): State<Api>, method: Method, uri: Uri, headers: HeaderMap) -> Response {
     let (in_flight, began) = (api.metrics.request_began(), Instant::now());
-    let answer = match request::wanted(&method, &uri, &headers) {
-        Ok(wanted) => api.files.answer(&wanted).await,
-        Err(error) => Err(error),
-    };
-    let response = match answer {
-        Ok(answer) => into_http(&api, answer),
+    let response = match answer(&api, &method, &uri, &headers).await {
+        Ok(response) => response,
         Err(error) => {
             super::log(&error, &uri);
             error.into_response()
@@ -29,19 +69,57 @@ pub(super) async fn get(State(api): State<Api>, method: Method, uri: Uri, header
     response
 }
 
+/// What can go wrong with a file.
+struct FileProblems;
+
+impl IntoResponses for FileProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problems(&[
+            (StatusCode::BAD_REQUEST, "The uid is not UTF-8, or created_at is missing or no moment."),
+            (StatusCode::UNAUTHORIZED, "A key is asked for."),
+            (StatusCode::NOT_FOUND, "There is no such file."),
+            (StatusCode::NOT_ACCEPTABLE, "Accept-Encoding refuses every form of the file."),
+            (StatusCode::GONE, "The file was deleted."),
+            (StatusCode::PRECONDITION_FAILED, "It is another version than If-Match or If-Unmodified-Since ask for."),
+            (StatusCode::URI_TOO_LONG, "No uid is that long."),
+            (StatusCode::RANGE_NOT_SATISFIABLE, "The range lies outside; Content-Range says the size."),
+            (StatusCode::INTERNAL_SERVER_ERROR, "The file cannot be served as this service is configured."),
+            (StatusCode::BAD_GATEWAY, "The stored bytes are damaged. They are never served."),
+            (StatusCode::SERVICE_UNAVAILABLE, "The zone does not answer; Retry-After says when to ask again."),
+        ])
+    }
+}
+
+async fn answer(api: &Api, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Response, Error> {
+    let wanted = request::wanted(method, uri, headers)?;
+    let download = request::download(uri)?;
+    let mut response = into_http(api, api.files.answer(&wanted).await?);
+    if let Some(name) = download {
+        let name = if name.is_empty() { &wanted.uid } else { &name };
+        put(response.headers_mut(), header::CONTENT_DISPOSITION, &represent::attachment(name));
+    }
+    Ok(response)
+}
+
 fn into_http(api: &Api, answer: Answer) -> Response {
     let mut response = HttpResponse::new(HttpBody::empty());
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
     put(headers, header::ETAG, &answer.etag);
-    // A uid can be packed again or deleted, so a cache may keep the bytes but has to ask whether they are still it.
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(header::CACHE_CONTROL, api.cache_control.clone());
     headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    if let Some(modified) = answer.modified_s {
+        // No date may lie in the future (RFC 9110 section 8.8.2.1), whatever the clock said of whoever packed it.
+        put(headers, header::LAST_MODIFIED, &http_date(modified.min(api.clock.now_ms() / 1000)));
+    }
     if answer.status == StatusCode::NOT_MODIFIED {
         return response;
     }
     put(headers, header::CONTENT_TYPE, &answer.content_type);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if !represent::is_passive(&answer.content_type) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, HARMLESS);
+    }
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(answer.length));
     if answer.zstd {

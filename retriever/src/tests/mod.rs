@@ -1,10 +1,18 @@
 //! Tests of the whole retriever: a folder with shards below it, its requests counted and made to fail.
 
 mod bigfiles;
+mod browser;
 mod cost;
 mod damage;
 mod deleting;
 mod find;
 mod http;
+mod openapi;
+mod rfc9110;
+mod schemathesis;
+mod slow;
 mod support;
+mod uids;
 mod vectors;
+mod webm;
+mod wire;

@@ -74,6 +74,8 @@ settings! {
     BIGFILES_PREFIX = "DES_BIGFILES_PREFIX", "bigfiles-prefix", "PREFIX", Some("_bigFiles"), false, "Key prefix of big files beside the shards";
     /// Bytes of the retriever's cache.
     CACHE_BYTES = "DES_CACHE_BYTES", "cache-bytes", "BYTES", Some("268435456"), false, "Memory for listings, index blocks and dictionaries of the retriever";
+    /// What caches may do with files.
+    CACHE_CONTROL = "DES_CACHE_CONTROL", "cache-control", "VALUE", None, false, "Cache-Control of the retriever's files; no-cache when not set, with keys private, no-cache";
     /// Keys that may delete.
     DELETE_API_KEY = "DES_DELETE_API_KEY", "delete-api-key", "KEYS", None, true, "Keys, separated by commas, one of which a request to delete a file must carry in X-API-Key; without them nothing is deleted";
     /// Age of a listing.
