@@ -16,7 +16,7 @@ const BLUE: &[u8] = b"\x90\x03\x00\x9d\x01\x2a\x40\x00\x30\x00\x3e\x6d\x36\x98\x
 
 /// An EBML element: its id, its length in eight bytes, its content.
 fn element(id: &[u8], content: &[u8]) -> Vec<u8> {
-    [id, &(content.len() as u64 | 1 << 56).to_be_bytes(), content].concat()
+    [id, &((content.len() as u64) | (1 << 56)).to_be_bytes(), content].concat()
 }
 
 fn number(id: &[u8], value: u64) -> Vec<u8> {

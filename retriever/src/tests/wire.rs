@@ -65,7 +65,7 @@ impl Client {
 async fn by_hand(address: &str, asked: &Asked) -> Reply {
     let mut request = format!("{} {} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n", asked.method, asked.target);
     for (name, value) in &asked.headers {
-        request.extend([name, ": ", value, "\r\n"]);
+        request.extend([*name, ": ", value.as_str(), "\r\n"]);
     }
     request.push_str("\r\n");
     let mut stream = TcpStream::connect(address).await.expect("connected");
