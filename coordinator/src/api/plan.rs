@@ -15,8 +15,8 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::described::SubmitProblems;
 use super::body::{ManifestRequest, Payload};
+use super::described::SubmitProblems;
 use crate::Core;
 use crate::error::Error;
 use crate::pipe::pipe;

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use des_shared::service::problems;
 use futures::TryStreamExt;
 use utoipa::IntoResponses;
-use utoipa::openapi::RefOr;
+use utoipa::openapi::{ContentBuilder, HeaderBuilder, RefOr, ResponseBuilder};
 
 use super::{Api, request};
 use crate::conditions::http_date;
@@ -31,7 +31,7 @@ const HARMLESS: HeaderValue =
     params(
         ("uid" = String, Path, description = "The uid, percent-encoded as UTF-8. A slash in it may be sent as it is or as \
             %2F; where a component of it is . or .., only %2F keeps clients from resolving it.", example = "a/b.json"),
-        ("created_at" = String, Query, description = "The file's own, RFC 3339. A date or an offset whose plus has become \
+        ("created_at" = String, Query, format = DateTime, description = "The file's own, RFC 3339. A date or an offset whose plus has become \
             a space is understood.", example = "2025-03-10T12:00:00Z"),
         ("download" = Option<String>, Query, description = "Makes a browser save the file, under this name or, without a \
             value, under the uid's."),
@@ -42,18 +42,7 @@ const HARMLESS: HeaderValue =
         ("If-Range" = Option<String>, Header),
         ("Accept-Encoding" = Option<String>, Header, description = "With zstd, a frame comes as it is stored."),
     ),
-    responses(
-        (status = 200, description = "The file.", content_type = "*/*", body = Vec<u8>, headers(
-            ("ETag" = String, description = "Strong; another one for each encoding."),
-            ("Last-Modified" = String, description = "When the shard that holds the file was asked for."),
-            ("Accept-Ranges" = String), ("Vary" = String), ("Cache-Control" = String),
-        )),
-        (status = 206, description = "The part that Range names.", content_type = "*/*", body = Vec<u8>, headers(
-            ("Content-Range" = String),
-        )),
-        (status = 304, description = "The client has it already."),
-        FileProblems,
-    )
+    responses(FileAnswers)
 )]
 pub(super) async fn get(State(api): State<Api>, method: Method, uri: Uri, headers: HeaderMap) -> Response {
     let (in_flight, began) = (api.metrics.request_began(), Instant::now());
@@ -69,12 +58,12 @@ pub(super) async fn get(State(api): State<Api>, method: Method, uri: Uri, header
     response
 }
 
-/// What can go wrong with a file.
-struct FileProblems;
+/// What a file is answered with: anything, and what can go wrong.
+struct FileAnswers;
 
-impl IntoResponses for FileProblems {
+impl IntoResponses for FileAnswers {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
-        problems(&[
+        let mut all = problems(&[
             (StatusCode::BAD_REQUEST, "The uid is not UTF-8, or created_at is missing or no moment."),
             (StatusCode::UNAUTHORIZED, "A key is asked for."),
             (StatusCode::NOT_FOUND, "There is no such file."),
@@ -86,14 +75,39 @@ impl IntoResponses for FileProblems {
             (StatusCode::INTERNAL_SERVER_ERROR, "The file cannot be served as this service is configured."),
             (StatusCode::BAD_GATEWAY, "The stored bytes are damaged. They are never served."),
             (StatusCode::SERVICE_UNAVAILABLE, "The zone does not answer; Retry-After says when to ask again."),
-        ])
+        ]);
+        let header = |about: &str| HeaderBuilder::new().description(Some(about)).build();
+        let answer = |status: StatusCode, about: &str| {
+            let answer = ResponseBuilder::new()
+                .description(about)
+                .header("ETag", header("Strong; another one for each encoding."))
+                .header("Last-Modified", header("When the job of the file's shard was accepted."))
+                .header("Cache-Control", header("Usually no-cache."))
+                .header("Vary", header("Accept-Encoding"));
+            (status.as_str().to_owned(), answer)
+        };
+        let anything = || ContentBuilder::new().build();
+        let (ok, whole) = answer(StatusCode::OK, "The file.");
+        all.insert(ok, whole.content("*/*", anything()).into());
+        let (partial, part) =
+            answer(StatusCode::PARTIAL_CONTENT, "The part that Range names; Content-Range says which.");
+        all.insert(partial, part.content("*/*", anything()).into());
+        let (known, nothing) = answer(StatusCode::NOT_MODIFIED, "The client has it already.");
+        all.insert(known, nothing.into());
+        all
     }
 }
 
 async fn answer(api: &Api, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Response, Error> {
     let wanted = request::wanted(method, uri, headers)?;
     let download = request::download(uri)?;
-    let mut response = into_http(api, api.files.answer(&wanted).await?);
+    let answer = api.files.answer(&wanted).await?;
+    let length = HeaderValue::from(answer.length);
+    let mut response = into_http(api, answer);
+    if wanted.head {
+        // Also of a 304, where the framework would say that it is 0 (RFC 9110 section 8.6).
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    }
     if let Some(name) = download {
         let name = if name.is_empty() { &wanted.uid } else { &name };
         put(response.headers_mut(), header::CONTENT_DISPOSITION, &represent::attachment(name));

@@ -25,7 +25,8 @@ use super::support::{Content, Place, Rig, put_in_all_slots, v3};
 use super::webm;
 
 /// 64 by 48 green pixels.
-const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x40\x00\x00\x00\x30\x08\x06\x00\x00\x00\xa1\x4b\x7c\
+const PNG: &[u8] =
+    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x40\x00\x00\x00\x30\x08\x06\x00\x00\x00\xa1\x4b\x7c\
     \x1f\x00\x00\x00\x98IDATx\x01\xec\x95\x31\x0e\x80\x40\x0c\xc3\x4e\xf7\x7a\x7e\x0d\x7b\x96\x88\x35\x36\x12\x43\xd5\
     \x29\x8e\x0b\xf7\x3c\xe7\x25\xbf\xf7\xc0\x1f\x01\xc0\x05\x38\x1a\xa0\x01\x70\x02\x9e\x00\x5c\x00\x3f\x82\x9e\x80\
     \x27\x00\x27\xe0\x09\xc0\x05\xe0\xfd\x05\xb2\x70\x4f\x20\x89\xd0\x66\x0d\xa0\x35\x9e\x79\x35\x20\x89\xd0\x66\x0d\
@@ -133,7 +134,8 @@ fn chromium() -> PathBuf {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let names = ["chromium", "chromium-browser", "google-chrome"];
-    let found = names.iter().find_map(|name| std::env::split_paths(&path).map(|dir| dir.join(name)).find(|p| p.is_file()));
+    let found =
+        names.iter().find_map(|name| std::env::split_paths(&path).map(|dir| dir.join(name)).find(|p| p.is_file()));
     found.expect("chromium is not there; run scripts/setup, which installs what the tests need")
 }
 
@@ -142,7 +144,10 @@ fn pack(place: &Place) {
     let mut files: Content = UIDS.iter().map(|uid| ((*uid).to_owned(), format!("<{uid}>").into_bytes())).collect();
     files.insert("pictures/green.png".to_owned(), PNG.to_vec());
     files.insert("a/b/c.txt".to_owned(), "<a/b/c.txt>".repeat(1_000).into_bytes());
-    files.insert("page.html".to_owned(), b"<script>fetch('/ran')</script><img src='/ran' onerror='fetch(\"/ran\")'>".to_vec());
+    files.insert(
+        "page.html".to_owned(),
+        b"<script>fetch('/ran')</script><img src='/ran' onerror='fetch(\"/ran\")'>".to_vec(),
+    );
     put_in_all_slots(place, "0000", &v3(1_741_608_000_000, &files));
     let movie = webm::movie();
     let sha256: [u8; 32] = Sha256::digest(&movie).into();
@@ -189,7 +194,8 @@ async fn a_picture_shows_a_video_seeks_and_nothing_runs() {
         let expected = format!("<{uid}>").repeat(if *uid == "a/b/c.txt" { 1_000 } else { 1 });
         assert_eq!(files[*uid], expected, "{uid}");
     }
-    let compressed = asked.iter().find(|asked| asked.path.starts_with("/files/a%2Fb%2Fc.txt")).expect("it was asked for");
+    let compressed =
+        asked.iter().find(|asked| asked.path.starts_with("/files/a%2Fb%2Fc.txt")).expect("it was asked for");
     assert_eq!(compressed.coding.as_deref(), Some("zstd"), "the browser unpacks what is stored: {compressed:?}");
     // The seek is right to the second, and by its colour to the bytes.
     let video = &result["video"];

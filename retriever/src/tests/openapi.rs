@@ -26,7 +26,8 @@ async fn what_is_served_is_described_and_what_is_described_is_served() {
     // The router knows its routes only by what it prints.
     let rig = Rig::new(&place, 8);
     let printed = format!("{:?}", crate::router(&rig.config, rig.deps.clone(), &Shutdown::new()));
-    let paths = printed.split('"').filter(|text| text.len() > 1 && text.starts_with('/') && !text.contains("__private"));
+    let paths =
+        printed.split('"').filter(|text| text.len() > 1 && text.starts_with('/') && !text.contains("__private"));
     let routed: BTreeSet<String> = paths.map(|path| path.replace("{*", "{")).collect();
     let server = Rig::new(&place, 8).serve().await;
     let client = Client::new();

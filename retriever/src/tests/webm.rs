@@ -30,7 +30,8 @@ fn parent(id: &[u8], children: &[Vec<u8>]) -> Vec<u8> {
 /// The file.
 pub(super) fn movie() -> Vec<u8> {
     let (doctype, writer) = (element(b"\x42\x82", b"webm"), element(b"\x4d\x80", b"des"));
-    let versions = [(b"\x42\x86", 1), (b"\x42\xf7", 1), (b"\x42\xf2", 4), (b"\x42\xf3", 8), (b"\x42\x87", 2), (b"\x42\x85", 2)];
+    let versions =
+        [(b"\x42\x86", 1), (b"\x42\xf7", 1), (b"\x42\xf2", 4), (b"\x42\xf3", 8), (b"\x42\x87", 2), (b"\x42\x85", 2)];
     let versions = versions.map(|(id, value)| number(id, value));
     let head = parent(b"\x1a\x45\xdf\xa3", &[&versions[..], &[doctype]].concat());
     let duration = element(b"\x44\x89", &(SECONDS as f64 * 1000.0).to_be_bytes());
