@@ -187,7 +187,7 @@ fn other_method(method: &Method, allow: HeaderValue) -> Response {
     let mut response = if method == Method::OPTIONS {
         StatusCode::NO_CONTENT.into_response()
     } else {
-        let detail = format!("{method} is not possible here; {} are", allow.to_str().unwrap_or_default());
+        let detail = format!("the method {method} is not possible here; {} are", allow.to_str().unwrap_or_default());
         Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail).into_response()
     };
     response.headers_mut().insert(header::ALLOW, allow);
