@@ -184,9 +184,12 @@ fn in_background(core: &Arc<Core>) -> Vec<JoinHandle<()>> {
 }
 
 fn router(core: &Arc<Core>) -> Router {
-    api::router(Arc::clone(core))
-        .merge(service::health_routes(api::readiness(core), core.deps.metrics.clone()))
-        .fallback(api::not_found)
+    let (routes, mut described) = api::routes(Arc::clone(core));
+    let (health, own) = service::health_routes(api::readiness(core), core.deps.metrics.clone()).into_parts();
+    described.merge(own);
+    let about = "Takes manifests, plans shards, and hands them out to workers.";
+    let document = service::document_route(described, "DES coordinator", about);
+    routes.merge(health).merge(document).fallback(api::not_found)
 }
 
 impl Core {

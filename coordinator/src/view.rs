@@ -15,6 +15,7 @@ use des_shared::queue::{JobCounters, QueueError, TaskTotals};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use utoipa::ToSchema;
 
 use crate::Core;
 use crate::error::Error;
@@ -26,7 +27,7 @@ const REMEMBERED: usize = 1000;
 const SHOWN_TASKS: usize = 200;
 
 /// A [`JobView`], and whether its counts are old.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobBody {
     /// The job.
     #[serde(flatten)]
@@ -41,9 +42,10 @@ pub struct JobBody {
 }
 
 /// Pace of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobProgress {
     /// What running tasks have done on top of the job's counts, as of their last checkpoints.
+    #[schema(value_type = Object)]
     pub in_progress: TaskTotals,
     /// Source bytes packed so far, those of running tasks included; `null` when unknown.
     pub done_bytes: Option<u64>,
@@ -59,7 +61,7 @@ pub struct JobProgress {
 }
 
 /// A job with its pace.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobDetail {
     /// The job.
     #[serde(flatten)]
@@ -71,9 +73,10 @@ pub struct JobDetail {
 }
 
 /// A task a worker holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ActiveTask {
     /// The worker.
+    #[schema(value_type = String)]
     pub worker: WorkerId,
     /// Its host name and process id, for people.
     pub name: String,

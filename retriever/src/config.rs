@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use des_shared::config::{Auth, Listen, Setting, Values, ZoneSettings, settings};
 use des_shared::retry::RetryPolicy;
 use des_shared::store::guarded::GuardOptions;
@@ -20,6 +21,7 @@ pub fn all_settings() -> Vec<Setting> {
         settings::DISK_PAYLOAD_BYTES,
         settings::LISTING_TTL_SECONDS,
         settings::BIGFILES_PREFIX,
+        settings::CACHE_CONTROL,
         settings::DELETE_API_KEY,
     ];
     [&own, settings::ENDURANCE, settings::ZONES, settings::PROCESS].concat()
@@ -49,6 +51,8 @@ pub struct Config {
     pub listing_ttl: Duration,
     /// Key prefix of big files beside the shards.
     pub bigfiles_prefix: String,
+    /// `Cache-Control` of files; the usual one when there is none.
+    pub cache_control: Option<HeaderValue>,
     /// Who may delete; nobody when there is none.
     pub deleters: Option<Auth>,
     /// What it does when stores are slow or gone, and when it has to stop.
@@ -122,6 +126,10 @@ impl Config {
             let usable = !text.is_empty() && text.split('/').all(|part| !matches!(part, "" | "." | ".."));
             if usable { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a key prefix such as _bigFiles")) }
         });
+        let cache_control = values.read(&settings::CACHE_CONTROL, |text| {
+            let value = HeaderValue::from_str(text).ok().filter(|value| !value.is_empty() && value.to_str().is_ok());
+            value.ok_or_else(|| format!("{text:?} is not a value of Cache-Control such as public, max-age=60"))
+        });
         let deleters = Auth::read(values, &settings::DELETE_API_KEY);
         let endurance = Endurance::read(values);
         let (index_bytes, payload_bytes) = disk_bytes?;
@@ -135,7 +143,16 @@ impl Config {
             disk: disk_dir.map(|dir| DiskConfig { dir, index_bytes, payload_bytes }),
             listing_ttl: Duration::from_secs(ttl?),
             bigfiles_prefix: bigfiles_prefix?,
+            cache_control,
         })
+    }
+
+    /// What files are sent with. A uid can be packed again or deleted, so a cache may keep the bytes but has to ask whether
+    /// they are still it, which costs no read of them. Where keys are asked for, no shared cache may keep them: it would
+    /// not know the key.
+    pub(crate) fn cache_control(&self) -> HeaderValue {
+        let usual = if self.listen.auth.required() { "private, no-cache" } else { "no-cache" };
+        self.cache_control.clone().unwrap_or(HeaderValue::from_static(usual))
     }
 }
 
@@ -182,6 +199,7 @@ mod tests {
             ("DES_DISK_PAYLOAD_BYTES", "7"),
             ("DES_LISTING_TTL_SECONDS", "-1"),
             ("DES_BIGFILES_PREFIX", "../x"),
+            ("DES_CACHE_CONTROL", "no-cache\r\nX: y"),
         ])
         .expect_err("wrong");
         for name in [
@@ -194,6 +212,7 @@ mod tests {
             "DES_DISK_PAYLOAD_BYTES",
             "DES_LISTING_TTL_SECONDS",
             "DES_BIGFILES_PREFIX",
+            "DES_CACHE_CONTROL",
         ] {
             assert!(text.contains(name), "{text}");
         }

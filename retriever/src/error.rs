@@ -44,6 +44,15 @@ pub enum Error {
         /// The file's size in bytes.
         size: u64,
     },
+    /// The client wants another version of the file than the one that is here (`If-Match`, `If-Unmodified-Since`).
+    #[error("the file is another version than the one asked for; its entity tag is {etag}")]
+    PreconditionFailed {
+        /// The entity tag of the version that is here.
+        etag: String,
+    },
+    /// The client takes none of the forms that there are of the file.
+    #[error("Accept-Encoding refuses every form that there is of this file; leave out identity;q=0")]
+    NotAcceptable,
     /// The zone's store does not answer.
     #[error("zone {zone:?} does not answer: {source}")]
     ZoneDown {
@@ -165,6 +174,8 @@ impl Error {
             Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Deleted { .. } => StatusCode::GONE,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
+            Self::PreconditionFailed { .. } => StatusCode::PRECONDITION_FAILED,
+            Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::ZoneDown { .. }
             | Self::ZoneUnusable { .. }
             | Self::Moving { .. }
@@ -182,6 +193,8 @@ impl Error {
             Self::NotFound { .. } => "file-not-found",
             Self::Deleted { .. } => "file-deleted",
             Self::RangeNotSatisfiable { .. } => "range-not-satisfiable",
+            Self::PreconditionFailed { .. } => "precondition-failed",
+            Self::NotAcceptable => "not-acceptable",
             Self::ZoneDown { .. } => "zone-unavailable",
             Self::ZoneUnusable { .. } => "zone-unusable",
             Self::Moving { .. } => "shard-replaced",
@@ -223,9 +236,14 @@ impl IntoResponse for Error {
             None => problem,
         };
         let mut response = problem.into_response();
-        if let Self::RangeNotSatisfiable { size } = self {
-            let value = HeaderValue::try_from(format!("bytes */{size}")).expect("digits are a header value");
-            response.headers_mut().insert(header::CONTENT_RANGE, value);
+        let extra = match self {
+            Self::RangeNotSatisfiable { size } => Some((header::CONTENT_RANGE, format!("bytes */{size}"))),
+            Self::PreconditionFailed { etag } => Some((header::ETAG, etag)),
+            _ => None,
+        };
+        if let Some((name, value)) = extra {
+            let value = HeaderValue::try_from(value).expect("made here, of ASCII");
+            response.headers_mut().insert(name, value);
         }
         response
     }

@@ -28,7 +28,7 @@ const SMALL_BYTES: u64 = 256 * 1024;
 const SMALL_BUDGET: u64 = 8 << 20;
 const LARGE_BUDGET: u64 = 32 << 20;
 /// What a stream of a big file holds at a time: two pieces, and what the connection has buffered.
-const STREAM_BYTES: u64 = 1 << 20;
+pub(crate) const STREAM_BYTES: u64 = 1 << 20;
 /// How long a request waits for its share.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A file from the cache costs nothing up to this size. A larger one is paid for: it may leave the cache while a slow
@@ -80,7 +80,8 @@ impl Fetcher {
         }
     }
 
-    async fn pay(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Error> {
+    /// A share of the budget for `bytes` bytes, held until it is dropped.
+    pub(crate) async fn pay(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Error> {
         let (budget, most) =
             if bytes <= SMALL_BYTES { (&self.small, SMALL_BUDGET) } else { (&self.large, LARGE_BUDGET) };
         // One answer larger than the whole budget gets all of it.

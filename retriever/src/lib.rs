@@ -1,12 +1,14 @@
 //! The retriever: finds a file in its shard and serves it over HTTP.
 //!
 //! The way of a request: [`api`] reads it, [`serve`] goes through the dates where the file can be, [`replicas`] through
-//! the stores of its zone, [`locate`] finds the entry with the help of [`cache`], [`fetch`] brings the checked bytes, [`represent`] says what HTTP has to know.
+//! the stores of its zone, [`locate`] finds the entry with the help of [`cache`], [`fetch`] brings the checked bytes
+//! ([`parts`] those of parts of big files), [`represent`], [`negotiate`] and [`conditions`] say what HTTP has to know.
 //!
 //! It needs the shards alone: neither Redis nor the state store. Any number of retrievers run side by side.
 
 mod api;
 mod cache;
+mod conditions;
 mod config;
 mod deadline;
 mod delete;
@@ -14,6 +16,8 @@ mod error;
 mod fetch;
 mod locate;
 mod metrics;
+mod negotiate;
+mod parts;
 mod places;
 mod replicas;
 mod represent;
@@ -38,6 +42,7 @@ use crate::deadline::Deadline;
 use crate::fetch::Fetcher;
 use crate::locate::Locator;
 use crate::metrics::RetrieverMetrics;
+use crate::parts::Parts;
 use crate::places::Places;
 use crate::serve::Files;
 
@@ -134,6 +139,7 @@ fn files_over(config: &Config, deps: &Deps, metrics: &RetrieverMetrics, disk: Op
         places: Places::new(deps, &config.endurance, metrics, disk),
         locator: Locator { cache, listing_ttl: config.listing_ttl },
         fetcher: Fetcher::new(config.payload_cache_bytes, metrics.clone()),
+        parts: Parts::new(),
         bigfiles_prefix: config.bigfiles_prefix.clone(),
     }
 }
@@ -141,10 +147,18 @@ fn files_over(config: &Config, deps: &Deps, metrics: &RetrieverMetrics, disk: Op
 fn router(config: &Config, (deps, metrics, files): (Deps, RetrieverMetrics, Files), shutdown: &Shutdown) -> Router {
     let readiness = files.places.readiness(Readiness::new(shutdown.clone()));
     let deadline = Deadline { limit: config.endurance.request_deadline, passed: metrics.deadlines_passed() };
-    api::router(Api { files: Arc::new(files), metrics, deleters: config.deleters.clone(), clock: deps.clock.clone() })
-        .layer(axum::middleware::from_fn_with_state(deadline, deadline::enforce))
+    let api = Api {
+        files: Arc::new(files),
+        metrics,
+        deleters: config.deleters.clone(),
+        cache_control: config.cache_control(),
+        clock: deps.clock.clone(),
+    };
+    api::routes(api)
         .merge(service::health_routes(readiness, deps.metrics))
+        .finish("DES retriever", "Finds a file in its shard and serves it.")
         .fallback(api::not_found)
+        .layer(axum::middleware::from_fn_with_state(deadline, deadline::enforce))
 }
 
 #[cfg(test)]

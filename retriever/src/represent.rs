@@ -1,16 +1,30 @@
-//! What HTTP says about a file: its entity tag, its type, and which part of it is asked for.
-
-use std::ops::Range;
+//! What HTTP says about a file: its entity tag, its time, its type and how a browser may treat it.
 
 use des_shared::shard::{Entry, Location, hex32};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
 use crate::fetch::Form;
 use crate::locate::Located;
-use crate::serve::Wanted;
 
 /// Names under which an entry's meta may hold the media type.
 const TYPE_FIELDS: [&str; 4] = ["content_type", "content-type", "Content-Type", "mime_type"];
+/// The longest name in `Content-Disposition`, in bytes.
+const MAX_NAME_BYTES: usize = 200;
+/// Everything but letters, digits and the other `attr-char` of RFC 8187.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'!')
+    .remove(b'#')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'^')
+    .remove(b'_')
+    .remove(b'`')
+    .remove(b'|')
+    .remove(b'~');
 
 /// A strong entity tag: other bytes have another one. Of a big file it is its hash. Of a file in a shard it is a digest
 /// of the shard's identity and the file's place in it, the same in every copy of a version 3 shard; versions 1 and 2
@@ -43,6 +57,12 @@ pub(crate) fn etag(located: &Located, form: Form) -> String {
     }
 }
 
+/// When the file last changed here, in Unix seconds: the sequence of its shard, which decides between two versions of a
+/// file, so a newer version never has an older time. `None` where whoever packed it gave no time.
+pub(crate) fn modified_s(located: &Located) -> Option<u64> {
+    Some(located.shard.sequence() / 1000).filter(|seconds| *seconds > 0)
+}
+
 /// The media type: what the entry's meta says, else what the uid's extension says.
 pub(crate) fn content_type(entry: &Entry) -> String {
     let said = entry.meta.as_ref().and_then(|meta| meta.to_map().ok()).and_then(|map| {
@@ -53,98 +73,50 @@ pub(crate) fn content_type(entry: &Entry) -> String {
     said.unwrap_or_else(|| mime_guess::from_path(&entry.uid).first_or_octet_stream().to_string())
 }
 
-/// Whether `If-None-Match` names the tag (compared weakly, as RFC 9110 wants it) or is `*`.
-pub(crate) fn matches_any(header: &str, etag: &str) -> bool {
-    header.trim() == "*" || header.split(',').map(str::trim).any(|tag| tag.strip_prefix("W/").unwrap_or(tag) == etag)
-}
-
-/// Which bytes are asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Selected {
-    Whole,
-    Part(Range<u64>),
-    /// A range that lies outside the file.
-    Nothing,
-}
-
-/// Reads `Range`, unless `If-Range` says that the client knows another version. What is not one range of bytes is
-/// ignored, as RFC 9110 allows: several ranges, other units, nonsense.
-pub(crate) fn select(wanted: &Wanted, etag: &str, size: u64) -> Selected {
-    let Some(range) = wanted.range.as_deref().filter(|_| !wanted.head) else { return Selected::Whole };
-    // Strong comparison: a weak tag or a date never matches.
-    if wanted.if_range.as_deref().is_some_and(|known| known.trim() != etag) {
-        return Selected::Whole;
+/// Whether a browser only shows what has this type. Everything else is sent with a policy under which it runs nothing
+/// (`api::files`). Pictures of the kind that can hold scripts are not in it; PDF is, because browsers refuse to show it
+/// under that policy and their viewers run nothing of the page's origin.
+pub(crate) fn is_passive(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match essence.split_once('/') {
+        Some(("image" | "audio" | "video", kind)) => !kind.contains("xml"),
+        _ => essence == "application/pdf",
     }
-    parse_range(range, size).unwrap_or(Selected::Whole)
 }
 
-fn parse_range(header: &str, size: u64) -> Option<Selected> {
-    let (unit, spec) = header.split_once('=')?;
-    let (first, last) = spec.trim().split_once('-')?;
-    if !unit.trim().eq_ignore_ascii_case("bytes") || last.contains(',') {
-        return None;
+/// `Content-Disposition` for a download (RFC 6266): a name in ASCII that every client reads, and where that is not all of
+/// it, the right one in UTF-8 (RFC 8187).
+pub(crate) fn attachment(name: &str) -> String {
+    let name = file_name(name);
+    let plain: String = name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+    let mut value = format!("attachment; filename=\"{plain}\"");
+    if plain != name {
+        value.push_str("; filename*=UTF-8''");
+        value.extend(utf8_percent_encode(&name, ESCAPED));
     }
-    // More digits than a u64 holds still mean a number: one behind the end of any file.
-    let number = |text: &str| {
-        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        digits.then(|| text.parse::<u64>().unwrap_or(u64::MAX))
-    };
-    let range = match (first.trim(), last.trim()) {
-        ("", suffix) => size.saturating_sub(number(suffix)?)..size,
-        (first, "") => number(first)?..size,
-        (first, last) => {
-            let (first, last) = (number(first)?, number(last)?);
-            if last < first {
-                return None;
-            }
-            first..size.min(last.saturating_add(1))
-        }
-    };
-    Some(if range.start < range.end { Selected::Part(range) } else { Selected::Nothing })
+    value
+}
+
+/// What needs no escaping inside quotes. A percent sign would be decoded by some clients.
+fn is_plain(c: char) -> bool {
+    matches!(c, ' '..='~') && !matches!(c, '"' | '\\' | '%')
+}
+
+/// A name that names a file and nothing else: the last component, without what is invisible, leads elsewhere or turns the
+/// direction of the text.
+fn file_name(text: &str) -> String {
+    let last = text.rsplit(['/', '\\']).find(|part| !part.trim().is_empty()).unwrap_or_default();
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut name: String = last.trim().chars().map(|c| if c.is_control() || turns(c) { '_' } else { c }).collect();
+    while name.len() > MAX_NAME_BYTES {
+        name.pop();
+    }
+    if name.trim_matches('.').is_empty() { "download".to_owned() } else { name }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranges() {
-        use Selected::{Nothing, Part};
-        let cases = [
-            ("bytes=0-0", 10, Some(Part(0..1))),
-            ("bytes=2-4", 10, Some(Part(2..5))),
-            ("bytes=2-", 10, Some(Part(2..10))),
-            ("bytes=-3", 10, Some(Part(7..10))),
-            ("bytes=-30", 10, Some(Part(0..10))),
-            ("BYTES = 1-99999999999999999999999", 10, Some(Part(1..10))),
-            ("bytes=10-", 10, Some(Nothing)),
-            ("bytes=10-12", 10, Some(Nothing)),
-            ("bytes=99999999999999999999999-", 10, Some(Nothing)),
-            ("bytes=-0", 10, Some(Nothing)),
-            ("bytes=0-", 0, Some(Nothing)),
-            ("bytes=-5", 0, Some(Nothing)),
-            ("bytes=4-2", 10, None),
-            ("bytes=0-1,3-4", 10, None),
-            ("bytes=a-b", 10, None),
-            ("bytes=-", 10, None),
-            ("bytes=+1-2", 10, None),
-            ("rows=1-2", 10, None),
-            ("bytes", 10, None),
-        ];
-        for (header, size, expected) in cases {
-            assert_eq!(parse_range(header, size), expected, "{header} of {size}");
-        }
-    }
-
-    #[test]
-    fn entity_tags_match_weakly() {
-        for header in ["\"a\"", "W/\"a\"", "\"b\", \"a\"", "*", " \"b\" ,W/\"a\""] {
-            assert!(matches_any(header, "\"a\""), "{header}");
-        }
-        for header in ["", "a", "\"b\"", "\"a-zstd\""] {
-            assert!(!matches_any(header, "\"a\""), "{header}");
-        }
-    }
 
     #[test]
     fn types_come_from_meta_then_from_the_extension() {
@@ -159,5 +131,46 @@ mod tests {
         assert_eq!(content_type(&entry("a.bin", r#"{"content_type":"text/csv"}"#)), "text/csv");
         assert_eq!(content_type(&entry("a.json", r#"{"content_type":"a/b\r\nX: y"}"#)), "application/json");
         assert_eq!(content_type(&entry("a.json", r#"{"content_type":7}"#)), "application/json");
+    }
+
+    #[test]
+    fn what_can_hold_scripts_is_not_passive() {
+        for passive in ["image/png", "IMAGE/JPEG", "video/mp4", "audio/ogg; codecs=opus", "application/pdf"] {
+            assert!(is_passive(passive), "{passive}");
+        }
+        for active in [
+            "image/svg+xml",
+            "Image/SVG+XML ; charset=utf-8",
+            "text/html",
+            "text/plain",
+            "application/xhtml+xml",
+            "text/xml",
+            "application/octet-stream",
+            "nonsense",
+            "",
+        ] {
+            assert!(!is_passive(active), "{active}");
+        }
+    }
+
+    #[test]
+    fn names_of_downloads_are_safe_to_write_and_to_keep() {
+        for (name, value) in [
+            ("a.txt", "attachment; filename=\"a.txt\""),
+            ("folder/b c.txt", "attachment; filename=\"b c.txt\""),
+            ("..\\..\\evil.exe", "attachment; filename=\"evil.exe\""),
+            ("a/", "attachment; filename=\"a\""),
+            ("", "attachment; filename=\"download\""),
+            ("a/..", "attachment; filename=\"download\""),
+            ("naïve.txt", "attachment; filename=\"na_ve.txt\"; filename*=UTF-8''na%C3%AFve.txt"),
+            ("a\"b.txt", "attachment; filename=\"a_b.txt\"; filename*=UTF-8''a%22b.txt"),
+            ("100%.txt", "attachment; filename=\"100_.txt\"; filename*=UTF-8''100%25.txt"),
+            ("a\r\nX-Y: z", "attachment; filename=\"a__X-Y: z\""),
+            ("photo\u{202e}gpj.exe", "attachment; filename=\"photo_gpj.exe\""),
+        ] {
+            assert_eq!(attachment(name), value, "{name:?}");
+        }
+        let long = attachment(&"ü".repeat(1_000));
+        assert!(long.len() < 1_000 && long.ends_with("%C3%BC"), "{long}");
     }
 }

@@ -4,18 +4,21 @@ use std::ops::Range;
 
 use axum::http::StatusCode;
 use bytes::Bytes;
-use des_shared::archive::{ArchiveError, check_big_file};
+use des_shared::archive::ArchiveError;
 use des_shared::created_at::CreatedAt;
 use des_shared::routing::candidate_slots;
 use des_shared::shard::{Codec, Location};
 use futures::StreamExt;
-use futures::stream::{self, BoxStream};
+use futures::stream::BoxStream;
 
+use crate::conditions::{self, Current, Selected, Verdict};
 use crate::error::Error;
-use crate::fetch::{Fetcher, Form};
+use crate::fetch::{Fetcher, Form, STREAM_BYTES};
 use crate::locate::{Located, Locator};
+use crate::negotiate::Codings;
+use crate::parts::Parts;
 use crate::places::{Places, Replica};
-use crate::represent::{self, Selected};
+use crate::represent;
 
 /// A stored frame is handed out as it is only for files up to this size: HTTP's content coding `zstd` allows windows
 /// of up to 8 MiB (RFC 9659), and the window of a frame is never larger than its content.
@@ -28,11 +31,33 @@ pub(crate) struct Wanted {
     pub(crate) created_at: CreatedAt,
     /// HEAD: everything but the bytes.
     pub(crate) head: bool,
-    /// The client understands `Content-Encoding: zstd`.
-    pub(crate) accepts_zstd: bool,
+    /// The forms the client takes.
+    pub(crate) accepts: Codings,
+    /// These are the values of the headers of their names.
     pub(crate) range: Option<String>,
     pub(crate) if_range: Option<String>,
+    pub(crate) if_match: Option<String>,
     pub(crate) if_none_match: Option<String>,
+    pub(crate) if_modified_since: Option<String>,
+    pub(crate) if_unmodified_since: Option<String>,
+}
+
+impl Wanted {
+    /// All of a file, as it is, without conditions.
+    pub(crate) fn whole(uid: impl Into<String>, created_at: CreatedAt) -> Self {
+        Self {
+            uid: uid.into(),
+            created_at,
+            head: false,
+            accepts: Codings::PLAIN,
+            range: None,
+            if_range: None,
+            if_match: None,
+            if_none_match: None,
+            if_modified_since: None,
+            if_unmodified_since: None,
+        }
+    }
 }
 
 /// The body of an answer.
@@ -47,6 +72,8 @@ pub(crate) struct Answer {
     /// 200, 206 or 304.
     pub(crate) status: StatusCode,
     pub(crate) etag: String,
+    /// When the file last changed here, Unix seconds, where that is known.
+    pub(crate) modified_s: Option<u64>,
     pub(crate) content_type: String,
     /// The bytes are a zstd frame of the file's.
     pub(crate) zstd: bool,
@@ -62,6 +89,7 @@ pub(crate) struct Files {
     pub(crate) places: Places,
     pub(crate) locator: Locator,
     pub(crate) fetcher: Fetcher,
+    pub(crate) parts: Parts,
     pub(crate) bigfiles_prefix: String,
 }
 
@@ -91,7 +119,7 @@ impl Files {
         located: &Located,
         wanted: &Wanted,
     ) -> Result<Answer, Error> {
-        let form = form(located, wanted);
+        let form = form(located, wanted)?;
         let etag = represent::etag(located, form);
         let size = match (form, located.entry.location) {
             (Form::Stored, Location::Inline(inline)) => inline.stored_len,
@@ -99,6 +127,7 @@ impl Files {
         };
         let mut answer = Answer {
             status: StatusCode::OK,
+            modified_s: represent::modified_s(located),
             content_type: represent::content_type(&located.entry),
             zstd: form == Form::Stored,
             part: None,
@@ -106,49 +135,47 @@ impl Files {
             body: Body::Empty,
             etag,
         };
-        if wanted.if_none_match.as_deref().is_some_and(|tags| represent::matches_any(tags, &answer.etag)) {
-            answer.status = StatusCode::NOT_MODIFIED;
-            return Ok(answer);
-        }
-        let range = match represent::select(wanted, &answer.etag, size) {
-            Selected::Whole => 0..size,
-            Selected::Part(range) => {
+        let current = Current { etag: &answer.etag, modified_s: answer.modified_s, size };
+        let range = match conditions::judge(wanted, current, !wanted.head && form == Form::Raw) {
+            Verdict::NotModified => {
+                answer.status = StatusCode::NOT_MODIFIED;
+                return Ok(answer);
+            }
+            Verdict::Failed => return Err(Error::PreconditionFailed { etag: answer.etag }),
+            Verdict::OutOfRange => return Err(Error::RangeNotSatisfiable { size }),
+            Verdict::Send(Selected::Whole) => 0..size,
+            Verdict::Send(Selected::Part(range)) => {
                 answer.status = StatusCode::PARTIAL_CONTENT;
                 answer.part = Some((range.clone(), size));
                 range
             }
-            Selected::Nothing => return Err(Error::RangeNotSatisfiable { size }),
         };
         answer.length = range.end - range.start;
-        answer.body = self.body(replica, located, (form, range), wanted.head).await?;
+        if !wanted.head {
+            answer.body = self.body(replica, located, form, range).await?;
+        }
         Ok(answer)
     }
 
-    async fn body(
-        &self,
-        replica: &Replica,
-        located: &Located,
-        (form, range): (Form, Range<u64>),
-        head: bool,
-    ) -> Result<Body, Error> {
+    async fn body(&self, replica: &Replica, located: &Located, form: Form, range: Range<u64>) -> Result<Body, Error> {
         match located.entry.location {
-            Location::Inline(_) if head => Ok(Body::Empty),
             Location::Inline(inline) => {
                 let bytes = self.fetcher.inline(replica, located, inline, form).await?;
                 Ok(Body::Bytes(bytes.slice(range.start as usize..range.end as usize)))
             }
-            Location::BigFile { sha256, size } if head => {
-                let checked = check_big_file(&replica.source, &self.bigfiles_prefix, sha256, size).await;
-                checked.map_err(|e| Error::at_zone(&replica.zone, e))?;
-                Ok(Body::Empty)
+            Location::BigFile { sha256, size } if range == (0..size) => {
+                Ok(Body::Stream(self.fetcher.big_file(replica, &self.bigfiles_prefix, sha256, size).await?))
             }
             Location::BigFile { sha256, size } => {
-                let whole = self.fetcher.big_file(replica, &self.bigfiles_prefix, sha256, size).await?;
-                if range == (0..size) {
-                    return Ok(Body::Stream(whole));
-                }
-                // A part is given out only of a file whose hash is right, so all of it is read.
-                Ok(Body::Stream(part_of(whole, range)))
+                let permit = self.fetcher.pay(STREAM_BYTES).await?;
+                let part = self.parts.read(&replica.source, &self.bigfiles_prefix, (sha256, size), range).await;
+                let part = part.map_err(|e| Error::at_zone(&replica.zone, e))?;
+                let paid = part.map(move |chunk| {
+                    // Held as long as the stream.
+                    let _ = &permit;
+                    chunk
+                });
+                Ok(Body::Stream(paid.boxed()))
             }
         }
     }
@@ -160,50 +187,20 @@ pub(crate) fn shown(uid: &str) -> String {
 }
 
 /// The stored frame is right when the client takes it, a checksum of it is known, and it needs no dictionary. Ranges
-/// are of the file itself.
-fn form(located: &Located, wanted: &Wanted) -> Form {
-    match located.entry.location {
-        Location::Inline(inline)
-            if wanted.accepts_zstd
-                && (wanted.head || wanted.range.is_none())
-                && inline.codec == Codec::Zstd
-                && inline.crc32c.is_some()
-                && inline.raw_len <= MAX_FRAME_RAW_BYTES =>
-        {
-            Form::Stored
+/// are of the file itself, so one that is asked for brings plain bytes where the client takes them.
+fn form(located: &Located, wanted: &Wanted) -> Result<Form, Error> {
+    let frame = match located.entry.location {
+        Location::Inline(inline) => {
+            inline.codec == Codec::Zstd && inline.crc32c.is_some() && inline.raw_len <= MAX_FRAME_RAW_BYTES
         }
-        _ => Form::Raw,
+        Location::BigFile { .. } => false,
+    };
+    let Codings { zstd, plain } = wanted.accepts;
+    let part = !wanted.head && wanted.range.is_some();
+    match (frame && zstd, plain) {
+        (true, true) if part => Ok(Form::Raw),
+        (true, _) => Ok(Form::Stored),
+        (false, true) => Ok(Form::Raw),
+        (false, false) => Err(Error::NotAcceptable),
     }
-}
-
-/// The part `range` of a stream that is read to its end. The last piece of the part waits for the end, which says
-/// whether the whole is right.
-fn part_of(
-    whole: BoxStream<'static, Result<Bytes, ArchiveError>>,
-    range: Range<u64>,
-) -> BoxStream<'static, Result<Bytes, ArchiveError>> {
-    struct State {
-        whole: BoxStream<'static, Result<Bytes, ArchiveError>>,
-        range: Range<u64>,
-        at: u64,
-        held: Bytes,
-    }
-    let state = State { whole, range, at: 0, held: Bytes::new() };
-    let parts = stream::try_unfold(Some(state), |state| async move {
-        let Some(mut state) = state else { return Ok(None) };
-        while let Some(chunk) = state.whole.next().await.transpose()? {
-            let start = state.at;
-            state.at += chunk.len() as u64;
-            let from = state.range.start.clamp(start, state.at) - start;
-            let to = state.range.end.clamp(start, state.at) - start;
-            if from < to {
-                let ready = std::mem::replace(&mut state.held, chunk.slice(from as usize..to as usize));
-                if !ready.is_empty() {
-                    return Ok(Some((ready, Some(state))));
-                }
-            }
-        }
-        Ok((!state.held.is_empty()).then_some((state.held, None)))
-    });
-    parts.boxed()
 }

@@ -5,12 +5,13 @@
 //! everything and the coordinator that took it.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::job::JobRecord;
 use crate::queue::JobShare;
 
 /// Whether a job's tasks may be handed out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Hold {
     /// They may.

@@ -5,6 +5,7 @@
 //! ```
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ids::JobId;
 use crate::queue::{JobShare, MAX_RUNNING};
@@ -12,7 +13,7 @@ use crate::routing::NBits;
 use crate::segment::{CodecChoice, PackOptions, ShardFormat};
 
 /// Where a job is. Derived from the state store: `end.json` decides, then `plan.json`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
     /// Accepted; its manifest is being read.
@@ -252,7 +253,7 @@ pub struct EndRecord {
 }
 
 /// Files of a job.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileCounts {
     /// Files accepted; `null` until the plan is complete.
     pub total: Option<u64>,
@@ -263,7 +264,7 @@ pub struct FileCounts {
 }
 
 /// Bytes of a job.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ByteCounts {
     /// Bytes the manifest names; `null` until the plan is complete.
     pub source: Option<u64>,
@@ -272,7 +273,7 @@ pub struct ByteCounts {
 }
 
 /// Shards of a job.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ShardCounts {
     /// Shards planned; `null` until the plan is complete.
     pub total: Option<u64>,
@@ -283,15 +284,17 @@ pub struct ShardCounts {
 }
 
 /// A job as every interface shows it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobView {
     /// The job.
+    #[schema(value_type = String, format = "uuid")]
     pub id: JobId,
     /// Name for people.
     pub name: String,
     /// Where it is.
     pub state: JobState,
     /// Its options.
+    #[schema(value_type = Object)]
     pub options: JobOptions,
     /// Files: packed + failed = total when it has ended.
     pub files: FileCounts,

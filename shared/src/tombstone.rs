@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use utoipa::ToSchema;
 
 use crate::routing::Slot;
 use crate::shard::hex32;
@@ -15,7 +16,7 @@ pub const TOMBSTONES_PREFIX: &str = "_tombstones/";
 const SUFFIX: &str = ".json";
 
 /// Who deleted a file, why and when.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Tombstone {
     /// The file.
     pub uid: String,

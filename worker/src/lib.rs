@@ -122,7 +122,9 @@ pub async fn start(options: WorkerOptions, deps: Deps, shutdown: Shutdown) -> io
         let served = async {
             match listener {
                 Some((listener, listen)) => {
-                    let router = with_auth(health_routes(readiness, registry), listen.auth);
+                    let about = "Health and metrics of a worker, which packs shards.";
+                    let router = health_routes(readiness, registry).finish("DES worker", about);
+                    let router = with_auth(router, listen.auth);
                     serve(listener, router, shutdown, options.drain).await
                 }
                 None => Ok(()),

@@ -223,6 +223,7 @@ impl Parts<'_> {
             disk: None,
             listing_ttl: LISTING_TTL,
             bigfiles_prefix: JobDefaults::default().pack.bigfiles_prefix,
+            cache_control: None,
             deleters: None,
             endurance: des_retriever::Endurance::default(),
         };

@@ -12,6 +12,7 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::described::Problems;
 use super::query;
 use crate::Core;
 use crate::audit::{Audit, Finding};
@@ -60,10 +61,26 @@ fn yes() -> bool {
     true
 }
 
+/// Whether queue, state store and shards agree.
+#[utoipa::path(
+    get,
+    path = "/v1/audit",
+    tag = "upkeep",
+    params(("shards" = Option<bool>, Query, description = "Whether every shard is asked for.")),
+    responses((status = 200, description = "Findings, one a line; the last line is the summary.", content_type = "application/x-ndjson", body = String), Problems)
+)]
 pub(super) async fn look(State(core): State<Arc<Core>>, uri: Uri) -> Result<Response, Error> {
     start(core, &uri, false).await
 }
 
+/// The same, and mends what is safe.
+#[utoipa::path(
+    post,
+    path = "/v1/audit",
+    tag = "upkeep",
+    params(("shards" = Option<bool>, Query, description = "Whether every shard is asked for.")),
+    responses((status = 200, description = "Findings, one a line; the last line is the summary.", content_type = "application/x-ndjson", body = String), Problems)
+)]
 pub(super) async fn repair(State(core): State<Arc<Core>>, uri: Uri) -> Result<Response, Error> {
     start(core, &uri, true).await
 }

@@ -8,8 +8,10 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use des_shared::service::Problem;
 use serde::Deserialize;
 
+use super::described::JobProblems;
 use super::{NoQuery, job_id, query};
 use crate::Core;
 use crate::control::{Order, ShareChange};
@@ -35,6 +37,14 @@ struct CancelQuery {
     shards: Shards,
 }
 
+/// Hands out no further shard of a job.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs/{id}/pause",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job.")),
+    responses((status = 200, description = "The job.", body = JobBody), (status = 409, description = "The job is in a state in which that makes no sense.", content_type = "application/problem+json", body = Problem), JobProblems)
+)]
 pub(super) async fn pause(
     State(core): State<Arc<Core>>,
     Path(id): Path<String>,
@@ -44,6 +54,14 @@ pub(super) async fn pause(
     core.ordered(&id, Order::Pause).await.map(Json)
 }
 
+/// Goes on with a job.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs/{id}/resume",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job.")),
+    responses((status = 200, description = "The job.", body = JobBody), (status = 409, description = "The job is in a state in which that makes no sense.", content_type = "application/problem+json", body = Problem), JobProblems)
+)]
 pub(super) async fn resume(
     State(core): State<Arc<Core>>,
     Path(id): Path<String>,
@@ -53,6 +71,14 @@ pub(super) async fn resume(
     core.ordered(&id, Order::Resume).await.map(Json)
 }
 
+/// Stops a job for good.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs/{id}/cancel",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job."), ("shards" = Option<String>, Query, description = "`keep` what was published, or `drop` it.")),
+    responses((status = 200, description = "It has ended.", body = JobBody), (status = 202, description = "It is being ended.", body = JobBody), (status = 409, description = "The job is in a state in which that makes no sense.", content_type = "application/problem+json", body = Problem), JobProblems)
+)]
 pub(super) async fn cancel(State(core): State<Arc<Core>>, Path(id): Path<String>, uri: Uri) -> Result<Response, Error> {
     let CancelQuery { shards } = query(&uri)?;
     let body = core.ordered(&id, Order::Cancel { drop_shards: matches!(shards, Shards::Drop) }).await?;
@@ -60,6 +86,15 @@ pub(super) async fn cancel(State(core): State<Arc<Core>>, Path(id): Path<String>
     Ok((status, Json(body)).into_response())
 }
 
+/// Changes how a job competes.
+#[utoipa::path(
+    patch,
+    path = "/v1/jobs/{id}",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job.")),
+    request_body(content = Object, description = "`priority` -100 to 100, `weight` 1 to 1000, `max_running` 1 or more, or null; each optional."),
+    responses((status = 200, description = "The job.", body = JobBody), (status = 409, description = "The job is in a state in which that makes no sense.", content_type = "application/problem+json", body = Problem), JobProblems)
+)]
 pub(super) async fn share(
     State(core): State<Arc<Core>>,
     Path(id): Path<String>,
@@ -78,6 +113,14 @@ pub(super) async fn share(
     core.ordered(&id, Order::Share(change)).await.map(Json)
 }
 
+/// Packs again what failed.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs/{id}/retry",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job.")),
+    responses((status = 202, description = "A new job; Location names it.", body = JobBody), (status = 200, description = "The job of an earlier retry.", body = JobBody), (status = 409, description = "The job is in a state in which that makes no sense.", content_type = "application/problem+json", body = Problem), (status = 429, description = "Too much waits.", content_type = "application/problem+json", body = Problem), JobProblems)
+)]
 pub(super) async fn retry(State(core): State<Arc<Core>>, Path(id): Path<String>, uri: Uri) -> Result<Response, Error> {
     let NoQuery {} = query(&uri)?;
     let record = core.job_record(job_id(&id)?).await?;

@@ -12,6 +12,7 @@ use des_shared::receipt::DeadTask;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
+use super::described::{JobProblems, Problems};
 use super::{NoQuery, job_id, page_limit, query};
 use crate::Core;
 use crate::error::Error;
@@ -36,6 +37,14 @@ struct DeadQuery {
     limit: Option<usize>,
 }
 
+/// Shards that were given up.
+#[utoipa::path(
+    get,
+    path = "/v1/dead",
+    tag = "upkeep",
+    params(("job" = Option<String>, Query, description = "Only those of this job."), ("cursor" = Option<String>, Query, description = "`next` of the page before."), ("limit" = Option<u32>, Query, minimum = 1, maximum = 500)),
+    responses((status = 200, description = "A page of them: `dead`, and `next`.", body = Object), Problems)
+)]
 pub(super) async fn list(State(core): State<Arc<Core>>, uri: Uri) -> Result<Json<DeadPage>, Error> {
     let DeadQuery { job, cursor, limit } = query(&uri)?;
     let limit = page_limit(limit, 100, 500)?;
@@ -50,6 +59,14 @@ pub(super) async fn list(State(core): State<Arc<Core>>, uri: Uri) -> Result<Json
     core.dead_page(&prefix, after, limit).await.map(Json)
 }
 
+/// Packs the files of one again.
+#[utoipa::path(
+    post,
+    path = "/v1/dead/{job}/{task}/retry",
+    tag = "upkeep",
+    params(("job" = String, Path, description = "The job."), ("task" = u32, Path, description = "The shard's number in it.")),
+    responses((status = 202, description = "A new job; Location names it.", body = Object), (status = 200, description = "The job of an earlier retry.", body = Object), (status = 429, description = "Too much waits.", content_type = "application/problem+json", body = Object), JobProblems)
+)]
 pub(super) async fn retry(
     State(core): State<Arc<Core>>,
     Path((job, number)): Path<(String, String)>,
@@ -62,6 +79,14 @@ pub(super) async fn retry(
     core.accepted(accepted).await
 }
 
+/// Takes one out of the list.
+#[utoipa::path(
+    delete,
+    path = "/v1/dead/{job}/{task}",
+    tag = "upkeep",
+    params(("job" = String, Path, description = "The job."), ("task" = u32, Path, description = "The shard's number in it.")),
+    responses((status = 204, description = "It is not in the list any more."), JobProblems)
+)]
 pub(super) async fn forget(
     State(core): State<Arc<Core>>,
     Path((job, number)): Path<(String, String)>,

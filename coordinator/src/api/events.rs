@@ -16,6 +16,7 @@ use des_shared::job::JobRecord;
 use futures::stream;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::described::JobProblems;
 use super::{NoQuery, job_id, query};
 use crate::Core;
 use crate::error::Error;
@@ -35,6 +36,14 @@ struct Watcher {
     _seat: OwnedSemaphorePermit,
 }
 
+/// A job live, as server-sent events.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/events",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job.")),
+    responses((status = 200, description = "Events, each a whole snapshot of the job.", content_type = "text/event-stream", body = String), JobProblems)
+)]
 pub(super) async fn events(
     State(core): State<Arc<Core>>,
     Path(id): Path<String>,

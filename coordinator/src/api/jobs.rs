@@ -14,15 +14,17 @@ use des_shared::queue::{QueueError, TaskState, TaskView};
 use des_shared::receipt::{PublishedShard, Receipt};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::body::{ManifestRequest, Payload};
+use super::described::{JobProblems, Problems, SubmitProblems};
 use super::{NoQuery, job_id, page_limit, query};
 use crate::Core;
 use crate::error::Error;
 use crate::metrics::Submission as Outcome;
 use crate::planner::check_inline;
 use crate::submit::{Accepted, MAX_IDEMPOTENCY_KEY_BYTES, Submission, idempotency_key};
-use crate::view::JobBody;
+use crate::view::{JobBody, JobDetail};
 
 /// Jobs looked at in one request, whatever the filter lets through.
 const MAX_SCAN: usize = 500;
@@ -30,7 +32,7 @@ const MAX_SCAN: usize = 500;
 const READS: usize = 8;
 
 /// One page of jobs, newest first.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobPage {
     /// The jobs. Fewer than the limit, even none, does not mean the end when a filter is set: `next` does.
     pub jobs: Vec<JobBody>,
@@ -87,6 +89,15 @@ struct ShardsQuery {
     limit: Option<usize>,
 }
 
+/// Submits a manifest.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs",
+    tag = "jobs",
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key with the same submission is the same job.")),
+    request_body(content((Object = "application/json"), (String = "application/x-ndjson")), description = "`{\"manifest\": [...] or {\"uri\"}, \"options\": {}}`, or the manifest itself as NDJSON with the options in the query."),
+    responses((status = 202, description = "The job is new; Location names it.", body = JobBody), (status = 200, description = "The job was there already.", body = JobBody), SubmitProblems)
+)]
 pub(super) async fn submit(State(core): State<Arc<Core>>, request: Request) -> Result<Response, Error> {
     // A task of its own, so that a client that goes away cannot leave an upload behind: the body ends with an error
     // and the submission cleans up.
@@ -103,6 +114,14 @@ pub(super) async fn submit(State(core): State<Arc<Core>>, request: Request) -> R
     core.accepted(outcome?).await
 }
 
+/// Jobs, newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs",
+    tag = "jobs",
+    params(("state" = Option<String>, Query, description = "Only jobs in this state."), ("cursor" = Option<String>, Query, description = "`next` of the page before."), ("limit" = Option<u32>, Query, minimum = 1, maximum = 200)),
+    responses((status = 200, description = "A page of jobs, newest first.", body = JobPage), Problems)
+)]
 pub(super) async fn list(State(core): State<Arc<Core>>, uri: Uri) -> Result<Json<JobPage>, Error> {
     let ListQuery { state, cursor, limit } = query(&uri)?;
     let limit = page_limit(limit, 50, 200)?;
@@ -116,12 +135,28 @@ pub(super) async fn list(State(core): State<Arc<Core>>, uri: Uri) -> Result<Json
     core.job_page(state, after, limit).await.map(Json)
 }
 
+/// A job and its pace.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job.")),
+    responses((status = 200, description = "The job and its pace.", body = JobDetail), JobProblems)
+)]
 pub(super) async fn show(State(core): State<Arc<Core>>, Path(id): Path<String>, uri: Uri) -> Result<Response, Error> {
     let NoQuery {} = query(&uri)?;
     let record = core.job_record(job_id(&id)?).await?;
     Ok(Json(core.detail(&record).await?).into_response())
 }
 
+/// A job's shards.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/shards",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job."), ("cursor" = Option<u32>, Query, description = "`next` of the page before."), ("limit" = Option<u32>, Query, minimum = 1, maximum = 500)),
+    responses((status = 200, description = "A page of shards, by number.", body = Object), JobProblems)
+)]
 pub(super) async fn shards(
     State(core): State<Arc<Core>>,
     Path(id): Path<String>,
@@ -134,6 +169,14 @@ pub(super) async fn shards(
     core.shard_page(job, cursor.unwrap_or(0), limit).await.map(Json)
 }
 
+/// The files that failed, with their reasons.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/failures",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job.")),
+    responses((status = 200, description = "One line for each file that failed; a manifest again.", content_type = "application/x-ndjson", body = String), JobProblems)
+)]
 pub(super) async fn failures(
     State(core): State<Arc<Core>>,
     Path(id): Path<String>,

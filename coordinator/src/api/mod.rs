@@ -4,6 +4,7 @@ pub(crate) mod audit;
 mod body;
 mod control;
 pub(crate) mod dead;
+mod described;
 mod error;
 mod events;
 pub(crate) mod jobs;
@@ -17,40 +18,50 @@ use axum::extract::{MatchedPath, Query, Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
 use des_shared::ids::JobId;
-use des_shared::service::{Check, Problem, Readiness};
+use des_shared::service::{Check, Problem, Readiness, Routes};
 use futures::FutureExt;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use utoipa::openapi::OpenApi;
 
 use crate::Core;
 use crate::error::Error;
+use crate::view::{JobBody, JobDetail};
 
 pub(crate) use body::room_of_all;
 
-/// Every route of the coordinator but health and metrics.
-pub(crate) fn router(core: Arc<Core>) -> Router {
-    Router::new()
-        .route("/v1/jobs", post(jobs::submit).get(jobs::list))
-        .route("/v1/jobs/{id}", get(jobs::show).patch(control::share))
-        .route("/v1/jobs/{id}/pause", post(control::pause))
-        .route("/v1/jobs/{id}/resume", post(control::resume))
-        .route("/v1/jobs/{id}/cancel", post(control::cancel))
-        .route("/v1/jobs/{id}/retry", post(control::retry))
-        .route("/v1/jobs/{id}/events", get(events::events))
-        .route("/v1/jobs/{id}/shards", get(jobs::shards))
-        .route("/v1/jobs/{id}/failures", get(jobs::failures))
-        .route("/v1/plan", post(plan::dry_run))
-        .route("/v1/dead", get(dead::list))
-        .route("/v1/dead/{job}/{task}", delete(dead::forget))
-        .route("/v1/dead/{job}/{task}/retry", post(dead::retry))
-        .route("/v1/audit", get(audit::look).post(audit::repair))
-        .route("/v1/queue", get(queue::queue))
-        .route("/v1/workers", get(queue::workers))
-        .method_not_allowed_fallback(wrong_method)
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&core), count))
-        .with_state(core)
+/// Every route of the coordinator but health and metrics, with their description. A new one is a line here and
+/// `#[utoipa::path]` on its handler.
+pub(crate) fn routes(core: Arc<Core>) -> (Router, OpenApi) {
+    let (router, described) = Routes::new()
+        .add(jobs::__path_submit, jobs::submit)
+        .add(jobs::__path_list, jobs::list)
+        .add(jobs::__path_show, jobs::show)
+        .add(control::__path_share, control::share)
+        .add(control::__path_pause, control::pause)
+        .add(control::__path_resume, control::resume)
+        .add(control::__path_cancel, control::cancel)
+        .add(control::__path_retry, control::retry)
+        .add(events::__path_events, events::events)
+        .add(jobs::__path_shards, jobs::shards)
+        .add(jobs::__path_failures, jobs::failures)
+        .add(plan::__path_dry_run, plan::dry_run)
+        .add(dead::__path_list, dead::list)
+        .add(dead::__path_forget, dead::forget)
+        .add(dead::__path_retry, dead::retry)
+        .add(audit::__path_look, audit::look)
+        .add(audit::__path_repair, audit::repair)
+        .add(queue::__path_queue, queue::queue)
+        .add(queue::__path_workers, queue::workers)
+        .schema::<JobBody>()
+        .schema::<JobDetail>()
+        .schema::<jobs::JobPage>()
+        .schema::<plan::DryRun>()
+        .schema::<queue::QueueView>()
+        .into_parts();
+    let counted = middleware::from_fn_with_state(Arc::clone(&core), count);
+    (router.route_layer(counted).with_state(core), described)
 }
 
 async fn count(State(core): State<Arc<Core>>, route: MatchedPath, request: Request, next: Next) -> Response {
@@ -89,11 +100,6 @@ pub(crate) fn readiness(core: &Arc<Core>) -> Readiness {
 pub(crate) async fn not_found(uri: Uri) -> Response {
     let detail = format!("there is nothing at {:?}; the interface begins with /v1/", shortened(uri.path()));
     Problem::new(StatusCode::NOT_FOUND, "no-such-path", detail).into_response()
-}
-
-async fn wrong_method(uri: Uri) -> Response {
-    let detail = format!("{:?} does not take this method", shortened(uri.path()));
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong-method", detail).into_response()
 }
 
 /// The beginning of a text that came from outside, for error messages.

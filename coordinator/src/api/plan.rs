@@ -13,8 +13,10 @@ use des_shared::plan::{PlanConfig, PlannedShards};
 use des_shared::store::zones::Zones;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::body::{ManifestRequest, Payload};
+use super::described::SubmitProblems;
 use crate::Core;
 use crate::error::Error;
 use crate::pipe::pipe;
@@ -26,9 +28,10 @@ use crate::upload::ByteStream;
 const LISTED_SHARDS: usize = 1000;
 
 /// What a submission would become.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DryRun {
     /// The options with every default filled in.
+    #[schema(value_type = Object)]
     pub options: JobOptions,
     /// Files in the manifest.
     pub files: u64,
@@ -43,7 +46,7 @@ pub struct DryRun {
 }
 
 /// One shard that would be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlannedShardView {
     /// Its number in the plan.
     pub number: u32,
@@ -57,6 +60,14 @@ pub struct PlannedShardView {
     pub source_bytes: u64,
 }
 
+/// What a submission would become; nothing is kept.
+#[utoipa::path(
+    post,
+    path = "/v1/plan",
+    tag = "jobs",
+    request_body(content((Object = "application/json"), (String = "application/x-ndjson")), description = "`{\"manifest\": [...] or {\"uri\"}, \"options\": {}}`, or the manifest itself as NDJSON with the options in the query."),
+    responses((status = 200, description = "What would become of it.", body = DryRun), SubmitProblems)
+)]
 pub(super) async fn dry_run(State(core): State<Arc<Core>>, request: Request) -> Result<Json<DryRun>, Error> {
     let ManifestRequest { options, payload } = core.manifest_request(request).await?;
     let options = options.resolve(&core.config.defaults).map_err(Error::BadOptions)?;

@@ -6,12 +6,14 @@ use axum::Json;
 use axum::extract::State;
 use des_shared::queue::{QueueStats, WorkerView};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::described::Problems;
 use crate::Core;
 use crate::error::Error;
 
 /// The queue as an autoscaler sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct QueueView {
     /// Tasks a worker could start now: the one number to scale by.
     pub depth: u64,
@@ -53,10 +55,24 @@ impl From<QueueStats> for QueueView {
     }
 }
 
+/// The queue as an autoscaler sees it.
+#[utoipa::path(
+    get,
+    path = "/v1/queue",
+    tag = "queue",
+    responses((status = 200, description = "The queue.", body = QueueView), Problems)
+)]
 pub(super) async fn queue(State(core): State<Arc<Core>>) -> Result<Json<QueueView>, Error> {
     Ok(Json(core.queue().stats().await?.into()))
 }
 
+/// The workers.
+#[utoipa::path(
+    get,
+    path = "/v1/workers",
+    tag = "queue",
+    responses((status = 200, description = "The workers that sent a heartbeat lately.", body = Object), Problems)
+)]
 pub(super) async fn workers(State(core): State<Arc<Core>>) -> Result<Json<Workers>, Error> {
     Ok(Json(Workers { workers: core.queue().workers().await? }))
 }

@@ -5,6 +5,7 @@ mod bad_input;
 mod cancel;
 mod control;
 mod dead;
+mod described;
 mod doubles;
 mod events;
 mod harness;

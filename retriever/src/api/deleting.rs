@@ -1,14 +1,18 @@
 //! `DELETE /files/{uid}` and `GET /tombstones`.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use des_shared::service::Problem;
+use des_shared::service::{Problem, problems};
 use des_shared::store::{ByteRange, ObjectMeta};
 use des_shared::tombstone::{TOMBSTONES_PREFIX, Tombstone};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
+use utoipa::openapi::RefOr;
+use utoipa::{IntoResponses, ToSchema};
 
 use super::{Api, request};
 use crate::error::Error;
@@ -23,8 +27,8 @@ const READS: usize = 16;
 const MAX_TOMBSTONE_BYTES: u64 = 256 * 1024;
 
 /// The answer to a deletion.
-#[derive(Debug, Serialize)]
-struct Buried {
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Buried {
     /// The word of the existing service.
     status: &'static str,
     #[serde(flatten)]
@@ -32,14 +36,14 @@ struct Buried {
 }
 
 /// A page of the list of what is deleted.
-#[derive(Debug, Serialize)]
-struct Page {
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Page {
     tombstones: Vec<Listed>,
     /// `cursor` of the next page; none at the end.
     next: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Listed {
     zone: String,
     key: String,
@@ -50,7 +54,21 @@ struct Listed {
     problem: Option<String>,
 }
 
-/// Deletes a file.
+/// Deletes a file: it is hidden at once, and stays in its shard.
+#[utoipa::path(
+    delete,
+    path = "/files/{*uid}",
+    tag = "files",
+    params(
+        ("uid" = String, Path, description = "As for GET.", example = "old.txt"),
+        ("created_at" = String, Query, format = DateTime, description = "As for GET.", example = "2025-03-10T12:00:00Z"),
+        ("deleted_by" = String, Query, description = "Who asks for it.", min_length = 1, max_length = 1000),
+        ("reason" = String, Query, description = "Why.", min_length = 1, max_length = 1000),
+        ("ticket_id" = Option<String>, Query, description = "Where it was asked for.", max_length = 1000),
+    ),
+    security(("api_key" = [])),
+    responses((status = 200, description = "It is deleted.", body = Buried), DeletionProblems)
+)]
 pub(super) async fn delete(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Response {
     let Some(deleters) = &api.deleters else {
         let detail = "this service deletes nothing: DES_DELETE_API_KEY is not set";
@@ -74,6 +92,16 @@ pub(super) async fn delete(State(api): State<Api>, uri: Uri, headers: HeaderMap)
 }
 
 /// Lists what is deleted, zone by zone, in the order of their names.
+#[utoipa::path(
+    get,
+    path = "/tombstones",
+    tag = "files",
+    params(
+        ("limit" = Option<u32>, Query, description = "Tombstones of a page.", minimum = 1, maximum = 1000),
+        ("cursor" = Option<String>, Query, description = "`next` of the page before."),
+    ),
+    responses((status = 200, description = "A page of them.", body = Page), ListProblems)
+)]
 pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Response {
     match page(&api, &uri).await {
         Ok(page) => Json(page).into_response(),
@@ -81,6 +109,39 @@ pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Response {
             super::log(&error, &uri);
             error.into_response()
         }
+    }
+}
+
+/// What can go wrong with a deletion.
+struct DeletionProblems;
+
+impl IntoResponses for DeletionProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problems(&[
+            (StatusCode::BAD_REQUEST, "A parameter is missing or wrong."),
+            (StatusCode::UNAUTHORIZED, "The key is none of those that may delete."),
+            (StatusCode::FORBIDDEN, "This service deletes nothing: it has no such key."),
+            (StatusCode::NOT_FOUND, "There is no such file."),
+            (StatusCode::GONE, "It was deleted before."),
+            (StatusCode::URI_TOO_LONG, "No uid is that long."),
+            (StatusCode::INTERNAL_SERVER_ERROR, "The file cannot be looked for as this service is configured."),
+            (StatusCode::BAD_GATEWAY, "Its shard is damaged."),
+            (StatusCode::SERVICE_UNAVAILABLE, "A store of the zone was not told; send it again."),
+        ])
+    }
+}
+
+/// What can go wrong with the list.
+struct ListProblems;
+
+impl IntoResponses for ListProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problems(&[
+            (StatusCode::BAD_REQUEST, "limit or cursor is wrong."),
+            (StatusCode::UNAUTHORIZED, "A key is asked for."),
+            (StatusCode::BAD_GATEWAY, "A store answers what was not asked."),
+            (StatusCode::SERVICE_UNAVAILABLE, "A zone does not answer."),
+        ])
     }
 }
 

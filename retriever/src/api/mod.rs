@@ -6,13 +6,11 @@ mod request;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use des_shared::clock::Clock;
 use des_shared::config::Auth;
-use des_shared::service::Problem;
+use des_shared::service::{Problem, Routes};
 
 use crate::error::Error;
 use crate::metrics::RetrieverMetrics;
@@ -25,16 +23,20 @@ pub(crate) struct Api {
     pub(crate) metrics: RetrieverMetrics,
     /// Who may delete; nobody when there is none.
     pub(crate) deleters: Option<Auth>,
+    /// `Cache-Control` of files.
+    pub(crate) cache_control: HeaderValue,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
-/// The routes of files. `{*uid}` takes everything behind the slash, further slashes included.
-pub(crate) fn router(api: Api) -> Router {
-    let file = || get(files::get).delete(deleting::delete).fallback(method_not_allowed);
-    Router::new()
-        .route("/files/{*uid}", file())
-        .route("/files/", file())
-        .route("/tombstones", get(deleting::list))
+/// The routes of files. `{*uid}` takes everything behind the slash, further slashes included. A new route is a line here
+/// and `#[utoipa::path]` on its handler.
+pub(crate) fn routes(api: Api) -> Routes {
+    Routes::new()
+        .add(files::__path_get, files::get)
+        .add(deleting::__path_delete, deleting::delete)
+        .add(deleting::__path_list, deleting::list)
+        .schema::<deleting::Buried>()
+        .schema::<deleting::Page>()
         .with_state(api)
 }
 
@@ -48,14 +50,11 @@ fn log(error: &Error, uri: &Uri) {
     }
 }
 
-/// Everything else.
-pub(crate) async fn not_found() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "no-such-resource", "files are at /files/{uid}?created_at=<RFC 3339>")
-}
-
-async fn method_not_allowed(method: Method) -> Response {
-    let detail = format!("{method} is not possible here; GET, HEAD and DELETE are");
-    let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail).into_response();
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, DELETE"));
-    response
+/// Everything else. `*` is the server itself (RFC 9110 section 9.3.7).
+pub(crate) async fn not_found(method: Method, uri: Uri) -> Response {
+    if method == Method::OPTIONS && uri.path() == "*" {
+        return (StatusCode::NO_CONTENT, [(header::ALLOW, "GET, HEAD, DELETE, OPTIONS")]).into_response();
+    }
+    let detail = "files are at /files/{uid}?created_at=<RFC 3339>, the interface is described at /openapi.json";
+    Problem::new(StatusCode::NOT_FOUND, "no-such-resource", detail).into_response()
 }

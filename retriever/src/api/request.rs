@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::delete::Deletion;
 use crate::error::Error;
+use crate::negotiate::Codings;
 use crate::serve::Wanted;
 
 /// The longest text about a deletion, in bytes.
@@ -15,15 +16,25 @@ const MAX_REASON_BYTES: usize = 1000;
 
 /// Reads a request for a file.
 pub(super) fn wanted(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Wanted, Error> {
+    let (uid, created_at) = (uid(uri.path())?, created_at(uri.query().unwrap_or_default())?);
     Ok(Wanted {
-        uid: uid(uri.path())?,
-        created_at: created_at(uri.query().unwrap_or_default())?,
         head: method == Method::HEAD,
-        accepts_zstd: headers.get_all(header::ACCEPT_ENCODING).iter().any(|v| v.to_str().is_ok_and(accepts_zstd)),
-        range: text(headers, &header::RANGE),
-        if_range: text(headers, &header::IF_RANGE),
+        accepts: joined(headers, &header::ACCEPT_ENCODING).map_or(Codings::PLAIN, |text| Codings::read(&text)),
+        range: single(headers, &header::RANGE),
+        // Two of them match nothing, and then the whole is sent: mixing two versions would be worse.
+        if_range: joined(headers, &header::IF_RANGE),
+        if_match: joined(headers, &header::IF_MATCH),
         if_none_match: joined(headers, &header::IF_NONE_MATCH),
+        if_modified_since: single(headers, &header::IF_MODIFIED_SINCE),
+        if_unmodified_since: single(headers, &header::IF_UNMODIFIED_SINCE),
+        ..Wanted::whole(uid, created_at)
     })
+}
+
+/// Under which name the file is to be saved: that of `download`, or the uid's where it has no value; `None` when the file
+/// is to be shown.
+pub(super) fn download(uri: &Uri) -> Result<Option<String>, Error> {
+    parameter(uri.query().unwrap_or_default(), "download")
 }
 
 /// Reads a request to delete a file.
@@ -116,27 +127,19 @@ fn created_at(query: &str) -> Result<CreatedAt, Error> {
     CreatedAt::parse_query(&decoded).map_err(|e| bad("created-at-invalid", format!("created_at: {e}")))
 }
 
-/// A header that stands at most once. One that is not text counts as missing: conditions that nobody can read.
-fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+/// A header that may stand only once: one that stands there twice says nothing, and is ignored.
+fn single(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().ok().map(str::to_owned),
+        _ => None,
+    }
 }
 
+/// A header that is a list. What is not ASCII in it is kept as what it is not: a value that matches nothing of ours.
 fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+    let values: Vec<_> = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
     (!values.is_empty()).then(|| values.join(","))
-}
-
-/// Whether `Accept-Encoding` names zstd itself; `*` is no promise that a client really knows it.
-fn accepts_zstd(header: &str) -> bool {
-    header.split(',').any(|item| {
-        let mut parts = item.split(';').map(str::trim);
-        let named = parts.next().is_some_and(|coding| coding.eq_ignore_ascii_case("zstd"));
-        let refused = parts.any(|parameter| {
-            let value = parameter.strip_prefix("q=").or_else(|| parameter.strip_prefix("Q="));
-            value.is_some_and(|q| q.trim().parse::<f32>().map_or(true, |q| q <= 0.0))
-        });
-        named && !refused
-    })
 }
 
 #[cfg(test)]
@@ -196,12 +199,36 @@ mod tests {
     }
 
     #[test]
-    fn zstd_is_accepted_when_it_is_named() {
-        for header in ["zstd", "gzip, zstd", "ZSTD;q=0.5", "br;q=1.0, zstd ; q=0.1"] {
-            assert!(accepts_zstd(header), "{header}");
+    fn headers_that_stand_there_twice() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            (header::RANGE, "bytes=0-1"),
+            (header::RANGE, "bytes=2-3"),
+            (header::IF_MODIFIED_SINCE, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (header::IF_MATCH, "\"a\""),
+            (header::IF_MATCH, "\"b\""),
+            (header::ACCEPT_ENCODING, "gzip"),
+            (header::ACCEPT_ENCODING, "zstd"),
+        ] {
+            headers.append(name, value.parse().expect("a header value"));
         }
-        for header in ["", "gzip", "*", "zstd;q=0", "zstd; q=0.0", "zstdx"] {
-            assert!(!accepts_zstd(header), "{header}");
+        headers.append(header::IF_NONE_MATCH, axum::http::HeaderValue::from_bytes(b"\"\xff\"").expect("legal"));
+        let target = "/files/a?created_at=2025-03-10".parse().expect("a request target");
+        let wanted = wanted(&Method::GET, &target, &headers).expect("understood");
+        assert_eq!((wanted.range, wanted.if_unmodified_since), (None, None));
+        assert_eq!(wanted.if_modified_since.as_deref(), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
+        assert_eq!(wanted.if_match.as_deref(), Some("\"a\",\"b\""));
+        assert_eq!(wanted.if_none_match.as_deref(), Some("\"\u{fffd}\""));
+        assert!(wanted.accepts.zstd && wanted.accepts.plain);
+    }
+
+    #[test]
+    fn downloads_may_have_a_name() {
+        for (query, name) in
+            [("", None), ("&download", Some("")), ("&download=a+b%2Fc", Some("a b/c")), ("&Download=x", None)]
+        {
+            let target = format!("/files/a?created_at=2025-03-10{query}").parse().expect("a request target");
+            assert_eq!(download(&target).expect("understood").as_deref(), name, "{query}");
         }
     }
 }

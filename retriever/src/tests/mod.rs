@@ -1,6 +1,7 @@
 //! Tests of the whole retriever: a folder with shards below it, its requests counted and made to fail.
 
 mod bigfiles;
+mod browser;
 mod cost;
 mod damage;
 mod deleting;
@@ -8,5 +9,12 @@ mod disk;
 mod endurance;
 mod find;
 mod http;
+mod openapi;
+mod rfc9110;
+mod schemathesis;
+mod slow;
 mod support;
+mod uids;
 mod vectors;
+mod webm;
+mod wire;

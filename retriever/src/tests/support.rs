@@ -136,6 +136,7 @@ impl Rig {
             disk: None,
             listing_ttl: Duration::from_secs(5),
             bigfiles_prefix: "_bigFiles".to_owned(),
+            cache_control: None,
             deleters: None,
             endurance: once(),
         };
@@ -212,15 +213,7 @@ impl Server {
 }
 
 pub(super) fn wanted(uid: &str, created_at: &str) -> Wanted {
-    Wanted {
-        uid: uid.to_owned(),
-        created_at: CreatedAt::parse(created_at).expect("a moment"),
-        head: false,
-        accepts_zstd: false,
-        range: None,
-        if_range: None,
-        if_none_match: None,
-    }
+    Wanted::whole(uid, CreatedAt::parse(created_at).expect("a moment"))
 }
 
 /// The body of an answer, or why it broke off.

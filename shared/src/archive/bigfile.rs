@@ -13,7 +13,7 @@ use crate::shard::hex32;
 use crate::store::{ByteRange, ObjectMeta, StoreError, StoreErrorKind};
 
 /// Hashing costs more a byte than copying, so smaller pieces than elsewhere go to a blocking thread.
-const HASH_WEIGHT: u64 = 2;
+pub(super) const HASH_WEIGHT: u64 = 2;
 
 /// A big file's bytes, as they come in.
 pub struct BigFileStream {
@@ -38,21 +38,37 @@ struct Checking {
     expected: Expected,
 }
 
+/// What the object of a big file must be.
 #[derive(Clone)]
-struct Expected {
+pub(super) struct Expected {
     url: String,
-    key: String,
+    pub(super) key: String,
     sha256: [u8; 32],
     size: u64,
 }
 
 impl Expected {
-    fn wrong(&self, detail: impl Into<String>) -> ArchiveError {
+    pub(super) fn new(source: &Source, prefix: &str, sha256: [u8; 32], size: u64) -> Self {
+        Self { url: source.store.url(), key: bigfile_key(prefix, &sha256), sha256, size }
+    }
+
+    pub(super) fn wrong(&self, detail: impl Into<String>) -> ArchiveError {
         ArchiveError::BigFile { url: self.url.clone(), key: self.key.clone(), detail: detail.into() }
     }
 
+    /// Everything was read: there must be as much of it as the index says, with the hash it says.
+    pub(super) fn check_whole(&self, seen: u64, actual: [u8; 32]) -> Result<(), ArchiveError> {
+        if seen != self.size {
+            return Err(self.wrong(format!("it ended after {seen} of {} bytes", self.size)));
+        }
+        if actual != self.sha256 {
+            return Err(self.wrong(format!("its bytes have the SHA-256 {}", hex32(&actual))));
+        }
+        Ok(())
+    }
+
     /// The object must have the size that the index says.
-    fn check_meta(&self, meta: &ObjectMeta) -> Result<(), ArchiveError> {
+    pub(super) fn check_meta(&self, meta: &ObjectMeta) -> Result<(), ArchiveError> {
         if meta.size == self.size {
             return Ok(());
         }
@@ -60,7 +76,7 @@ impl Expected {
     }
 
     /// An index leads to it, so a missing one is damage and not the absence of a file.
-    fn failed(&self, error: StoreError) -> ArchiveError {
+    pub(super) fn failed(&self, error: StoreError) -> ArchiveError {
         match error.kind {
             StoreErrorKind::NotFound => self.wrong("an index leads to it, and it is missing"),
             _ => error.into(),
@@ -78,7 +94,7 @@ pub async fn open_big_file(
     sha256: [u8; 32],
     size: u64,
 ) -> Result<BigFileStream, ArchiveError> {
-    let expected = Expected { url: source.store.url(), key: bigfile_key(prefix, &sha256), sha256, size };
+    let expected = Expected::new(source, prefix, sha256, size);
     source.noted(ReadKind::BigFile);
     let fetched = source.store.get_stream(&expected.key, ByteRange::Full).await.map_err(|e| expected.failed(e))?;
     expected.check_meta(&fetched.meta)?;
@@ -102,7 +118,7 @@ pub async fn check_big_file(
     sha256: [u8; 32],
     size: u64,
 ) -> Result<ObjectMeta, ArchiveError> {
-    let expected = Expected { url: source.store.url(), key: bigfile_key(prefix, &sha256), sha256, size };
+    let expected = Expected::new(source, prefix, sha256, size);
     let meta = source.store.head(&expected.key).await.map_err(|e| expected.failed(e))?;
     expected.check_meta(&meta)?;
     Ok(meta)
@@ -130,14 +146,7 @@ impl Checking {
                 return Ok(Some((ready, Some(self))));
             }
         }
-        let Expected { sha256, size, .. } = self.expected;
-        if self.seen != size {
-            return Err(self.expected.wrong(format!("it ended after {} of {size} bytes", self.seen)));
-        }
-        let actual: [u8; 32] = self.hasher.finalize().into();
-        if actual != sha256 {
-            return Err(self.expected.wrong(format!("its bytes have the SHA-256 {}", hex32(&actual))));
-        }
+        self.expected.check_whole(self.seen, self.hasher.finalize().into())?;
         Ok((!self.held.is_empty()).then_some((self.held, None)))
     }
 }

@@ -11,6 +11,7 @@
 //! - Nobody is asked for a range of zero bytes.
 
 mod bigfile;
+mod blocks;
 mod entries;
 mod error;
 mod recording;
@@ -19,8 +20,9 @@ mod source;
 mod verify;
 
 pub use bigfile::{BigFileStream, check_big_file, open_big_file};
+pub use blocks::BigFileBlocks;
 pub use error::ArchiveError;
-pub use recording::{RecordedCall, RecordingStore};
+pub use recording::{RecordedCall, RecordingStore, Streams};
 pub use remote::{Lookup, RemoteShard};
 pub use source::{OnRead, ReadCache, ReadKind, Source};
 pub use verify::{Depth, Progress, Report, VerifyEvent, verify};

@@ -1,10 +1,12 @@
 //! A store that remembers what was asked of it: for tests and measurements that count requests.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 
 use crate::store::call::Operation;
 use crate::store::{
@@ -28,12 +30,46 @@ pub struct RecordedCall {
 pub struct RecordingStore {
     inner: SharedStore,
     calls: Mutex<Vec<RecordedCall>>,
+    streams: Arc<Streams>,
+}
+
+/// What became of the streams that were opened.
+#[derive(Debug, Default)]
+pub struct Streams {
+    bytes: AtomicU64,
+    open: AtomicU64,
+}
+
+impl Streams {
+    /// Bytes that were taken out of all of them.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// How many are neither at their end nor dropped.
+    pub fn open(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
+    }
+}
+
+/// An open stream, counted.
+struct Opened(Arc<Streams>);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl RecordingStore {
     /// Wraps a store.
     pub fn new(inner: SharedStore) -> Self {
-        Self { inner, calls: Mutex::default() }
+        Self { inner, calls: Mutex::default(), streams: Arc::default() }
+    }
+
+    /// What became of the streams.
+    pub fn streams(&self) -> Arc<Streams> {
+        self.streams.clone()
     }
 
     /// The calls since the last time, in the order in which they began.
@@ -69,7 +105,13 @@ impl ObjectStore for RecordingStore {
 
     async fn get_stream(&self, key: &str, range: ByteRange) -> Result<FetchedStream, StoreError> {
         self.note(Operation::GetStream, key, Some(&range));
-        self.inner.get_stream(key, range).await
+        let fetched = self.inner.get_stream(key, range).await?;
+        self.streams.open.fetch_add(1, Ordering::Relaxed);
+        let opened = Opened(self.streams.clone());
+        let counted = fetched.stream.inspect_ok(move |chunk| {
+            opened.0.bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        });
+        Ok(FetchedStream { meta: fetched.meta, stream: counted.boxed() })
     }
 
     async fn put(&self, key: &str, bytes: Bytes, options: &WriteOptions) -> Result<ObjectMeta, StoreError> {

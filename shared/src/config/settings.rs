@@ -82,6 +82,8 @@ settings! {
     DISK_CACHE_BYTES = "DES_DISK_CACHE_BYTES", "disk-cache-bytes", "BYTES", Some("1073741824"), false, "Size of the disk cache of directories and index blocks, at least 16 MiB";
     /// Payloads on disk.
     DISK_PAYLOAD_BYTES = "DES_DISK_PAYLOAD_BYTES", "disk-payload-bytes", "BYTES", Some("4294967296"), false, "Size of the disk cache of files' stored bytes, at least 16 MiB; 0 for none";
+    /// What caches may do with files.
+    CACHE_CONTROL = "DES_CACHE_CONTROL", "cache-control", "VALUE", None, false, "Cache-Control of the retriever's files; no-cache when not set, with keys private, no-cache";
     /// Keys that may delete.
     DELETE_API_KEY = "DES_DELETE_API_KEY", "delete-api-key", "KEYS", None, true, "Keys, separated by commas, one of which a request to delete a file must carry in X-API-Key; without them nothing is deleted";
     /// Age of a listing.

@@ -1,20 +1,23 @@
 //! `/health`, `/health/live`, `/health/ready` and `/metrics`, the same for every service.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use futures::future::{BoxFuture, join_all};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::Shutdown;
+use super::openapi::Routes;
 use crate::metrics::Metrics;
 
 /// How long one readiness check may take.
@@ -41,7 +44,7 @@ pub struct Readiness {
 #[derive(Clone)]
 struct Answer {
     ready: bool,
-    checks: Map<String, Value>,
+    checks: BTreeMap<String, String>,
 }
 
 impl fmt::Debug for Readiness {
@@ -78,13 +81,14 @@ impl Readiness {
 
     async fn ask(&self) -> Response {
         if self.shutdown.has_begun() {
-            return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "draining"}))).into_response();
+            let body = Ready { status: "draining", checks: None, details: BTreeMap::new() };
+            return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
         }
         let Answer { ready, checks } = self.answer().await;
         let (code, status) =
             if ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
-        let mut body = Map::from_iter([("status".to_owned(), json!(status)), ("checks".to_owned(), json!(checks))]);
-        body.extend(self.details.iter().map(|(name, detail)| ((*name).to_owned(), detail())));
+        let details = self.details.iter().map(|(name, detail)| ((*name).to_owned(), detail())).collect();
+        let body = Ready { status, checks: Some(checks), details };
         (code, Json(body)).into_response()
     }
 
@@ -105,7 +109,7 @@ impl Readiness {
         }))
         .await;
         let ready = answers.iter().all(|(_, answer)| answer.is_ok());
-        let shown = |answer: Result<(), String>| json!(answer.err().unwrap_or_else(|| "ok".to_owned()));
+        let shown = |answer: Result<(), String>| answer.err().unwrap_or_else(|| "ok".to_owned());
         let checks = answers.into_iter().map(|(name, answer)| (name, shown(answer))).collect();
         let answer = Answer { ready, checks };
         *last = Some((asked, answer.clone()));
@@ -113,19 +117,71 @@ impl Readiness {
     }
 }
 
+/// The answer of a process that runs.
+#[derive(Debug, Serialize, ToSchema)]
+struct Alive {
+    /// `ok`.
+    status: &'static str,
+}
+
+/// Whether a service can do its work.
+#[derive(Debug, Serialize, ToSchema)]
+struct Ready {
+    /// `ok`, `unavailable` or `draining`.
+    status: &'static str,
+    /// What was asked, and `ok` or what is wrong with it; nothing is asked while it drains.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checks: Option<BTreeMap<String, String>>,
+    /// What the service shows beside them.
+    #[serde(flatten)]
+    details: BTreeMap<String, Value>,
+}
+
 /// The routes every service has.
-pub fn health_routes(readiness: Readiness, metrics: Metrics) -> Router {
-    let ok = || async { Json(json!({"status": "ok"})) };
-    Router::new()
-        .route("/health", get(ok))
-        .route("/health/live", get(ok))
-        .route("/health/ready", get(|State(readiness): State<Readiness>| async move { readiness.ask().await }))
-        .with_state(readiness)
-        .route(
-            "/metrics",
-            get(|State(metrics): State<Metrics>| async move {
-                ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render())
-            })
-            .with_state(metrics),
-        )
+pub fn health_routes(readiness: Readiness, metrics: Metrics) -> Routes {
+    let health = Routes::new()
+        .add(__path_health, health)
+        .add(__path_live, live)
+        .add(__path_ready, ready)
+        .schema::<Alive>()
+        .schema::<Ready>()
+        .with_state(readiness);
+    health.merge(Routes::new().add(__path_render, render).with_state(metrics))
+}
+
+/// Whether the process runs; the same as `/health/live`.
+#[utoipa::path(get, path = "/health", tag = "service", responses((status = 200, description = "It runs.", body = Alive)))]
+async fn health() -> Json<Alive> {
+    Json(Alive { status: "ok" })
+}
+
+/// Whether the process runs.
+#[utoipa::path(get, path = "/health/live", tag = "service", responses((status = 200, description = "It runs.", body = Alive)))]
+async fn live() -> Json<Alive> {
+    Json(Alive { status: "ok" })
+}
+
+/// Whether it can do its work: everything it needs is really asked.
+#[utoipa::path(
+    get,
+    path = "/health/ready",
+    tag = "service",
+    responses(
+        (status = 200, description = "It can do its work.", body = Ready),
+        (status = 503, description = "It is being stopped, or something it needs does not answer.", body = Ready),
+    )
+)]
+async fn ready(State(readiness): State<Readiness>) -> Response {
+    readiness.ask().await
+}
+
+/// What Prometheus reads.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "service",
+    responses((status = 200, description = "Metrics as text.", content_type = "text/plain; version=0.0.4", body = String))
+)]
+async fn render(State(metrics): State<Metrics>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()).into_response()
 }

@@ -5,6 +5,7 @@
 //! period. Every spawned task has an owner that awaits it.
 
 mod health;
+mod openapi;
 mod problem;
 
 use std::future::Future;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Auth;
 
 pub use health::{Check, Detail, Readiness, health_routes};
+pub use openapi::{Routes, document_route, problems};
 pub use problem::Problem;
 
 /// The signal to stop, shared by everything in a process.
