@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::keys::KeySettings;
 use des_shared::config::{Auth, Listen, Setting, Values, ZoneSettings, settings};
 
 /// Every setting the retriever reads. No Redis and no state store: it needs the shards alone.
@@ -12,6 +13,9 @@ pub fn all_settings() -> Vec<Setting> {
         settings::LISTING_TTL_SECONDS,
         settings::BIGFILES_PREFIX,
         settings::DELETE_API_KEY,
+        settings::KEYS_FILE,
+        settings::URL_SIGNING_KEYS,
+        settings::URL_MAX_LIFETIME,
     ];
     [&own, settings::ZONES, settings::PROCESS].concat()
 }
@@ -38,6 +42,8 @@ pub struct Config {
     pub bigfiles_prefix: String,
     /// Who may delete; nobody when there is none.
     pub deleters: Option<Auth>,
+    /// Keys with names and scopes, and what signs URLs.
+    pub keys: KeySettings,
 }
 
 impl Config {
@@ -53,8 +59,10 @@ impl Config {
             if usable { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a key prefix such as _bigFiles")) }
         });
         let deleters = Auth::read(values, &settings::DELETE_API_KEY);
+        let keys = KeySettings::read(values);
         Some(Self {
             deleters,
+            keys: keys?,
             listen: listen?,
             backend: zones?.backend,
             cache_bytes: cache_bytes?,

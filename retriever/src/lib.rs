@@ -11,6 +11,8 @@ mod config;
 mod delete;
 mod error;
 mod fetch;
+mod graphql;
+mod keys;
 mod locate;
 mod metrics;
 mod places;
@@ -32,6 +34,7 @@ use tokio::task::JoinHandle;
 use crate::api::Api;
 use crate::cache::IndexCache;
 use crate::fetch::Fetcher;
+use crate::keys::Gate;
 use crate::locate::Locator;
 use crate::metrics::RetrieverMetrics;
 use crate::places::Places;
@@ -39,6 +42,7 @@ use crate::serve::Files;
 
 pub use config::{Config, all_settings, blocking_threads};
 pub use error::Error;
+pub use keys::{Key, KeySettings, KeysFile, KeysFileError, Limit, NewKey, Scope, Scopes, SignError, UrlKeys};
 
 /// What a retriever works with; opened by whoever starts it.
 #[derive(Clone)]
@@ -77,13 +81,15 @@ impl Retriever {
         let listener = service::bind(config.listen.address).await?;
         let address = listener.local_addr()?;
         let drain = config.listen.drain;
-        // Where requests need a key, that of a deleter is one.
-        let auth = match &config.deleters {
-            Some(deleters) if config.listen.auth.required() => config.listen.auth.or(deleters),
-            _ => config.listen.auth.clone(),
-        };
-        let router = service::with_auth(router(&config, deps, &shutdown), auth);
-        let server = tokio::spawn(service::serve(listener, router, shutdown, drain));
+        let gate = Arc::new(Gate::new(&config, deps.clock.clone(), &deps.metrics));
+        let watch = gate.watch()?;
+        let router = gate.guard(router(&config, deps, &shutdown));
+        let server = tokio::spawn(async move {
+            tokio::select! {
+                served = service::serve(listener, router, shutdown, drain) => served,
+                never = watch => match never {},
+            }
+        });
         Ok(Running { address, server })
     }
 }
@@ -115,9 +121,10 @@ fn files(config: &Config, deps: &Deps, metrics: &RetrieverMetrics) -> Files {
 
 fn router(config: &Config, deps: Deps, shutdown: &Shutdown) -> Router {
     let metrics = RetrieverMetrics::register(&deps.metrics, config.backend);
-    let files = files(config, &deps, &metrics);
+    let files = Arc::new(files(config, &deps, &metrics));
     let readiness = files.places.readiness(Readiness::new(shutdown.clone()));
-    api::router(Api { files: Arc::new(files), metrics, deleters: config.deleters.clone(), clock: deps.clock.clone() })
+    api::router(Api { files: files.clone(), metrics, clock: deps.clock.clone() })
+        .merge(graphql::router(files))
         .merge(service::health_routes(readiness, deps.metrics))
         .fallback(api::not_found)
 }

@@ -56,6 +56,8 @@ pub(crate) struct Answer {
     /// Length of the body, also where it is not sent.
     pub(crate) length: u64,
     pub(crate) body: Body,
+    /// Where the file lies, for whoever asked with HEAD.
+    pub(crate) located: Option<Located>,
 }
 
 /// The file service.
@@ -175,6 +177,7 @@ impl Files {
             part: None,
             length: size,
             body: Body::Empty,
+            located: wanted.head.then(|| located.clone()),
             etag,
         };
         if wanted.if_none_match.as_deref().is_some_and(|tags| represent::matches_any(tags, &answer.etag)) {

@@ -15,9 +15,10 @@ const MAX_REASON_BYTES: usize = 1000;
 
 /// Reads a request for a file.
 pub(super) fn wanted(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Wanted, Error> {
+    let (uid, created_at) = file_of(uri)?;
     Ok(Wanted {
-        uid: uid(uri.path())?,
-        created_at: created_at(uri.query().unwrap_or_default())?,
+        uid,
+        created_at,
         head: method == Method::HEAD,
         accepts_zstd: headers.get_all(header::ACCEPT_ENCODING).iter().any(|v| v.to_str().is_ok_and(accepts_zstd)),
         range: text(headers, &header::RANGE),
@@ -26,8 +27,13 @@ pub(super) fn wanted(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<
     })
 }
 
-/// Reads a request to delete a file.
-pub(super) fn deletion(uri: &Uri) -> Result<Deletion, Error> {
+/// Which file a request is about, whatever it wants with it.
+pub(crate) fn file_of(uri: &Uri) -> Result<(String, CreatedAt), Error> {
+    Ok((uid(uri.path())?, created_at(uri.query().unwrap_or_default())?))
+}
+
+/// Reads a request to delete a file, which came with the key of this name.
+pub(super) fn deletion(uri: &Uri, key_name: &str) -> Result<Deletion, Error> {
     let query = uri.query().unwrap_or_default();
     let said = |name: &'static str| -> Result<Option<String>, Error> {
         let Some(text) = parameter(query, name)? else { return Ok(None) };
@@ -42,11 +48,14 @@ pub(super) fn deletion(uri: &Uri) -> Result<Deletion, Error> {
         said(name)?
             .ok_or_else(|| bad("parameter-missing", format!("{name} is missing: say who deletes the file and why")))
     };
-    Ok(Deletion {
-        uid: uid(uri.path())?,
-        created_at: created_at(query)?,
-        why: Reasons { deleted_by: needed("deleted_by")?, reason: needed("reason")?, ticket_id: said("ticket_id")? },
-    })
+    let (uid, created_at) = file_of(uri)?;
+    let why = Reasons {
+        deleted_by: needed("deleted_by")?,
+        reason: needed("reason")?,
+        ticket_id: said("ticket_id")?,
+        key_name: Some(key_name.to_owned()),
+    };
+    Ok(Deletion { uid, created_at, why })
 }
 
 /// Reads `limit` and `cursor` of a list.

@@ -26,6 +26,7 @@ use futures::TryStreamExt;
 use tempfile::TempDir;
 
 use crate::error::Error;
+use crate::keys::KeySettings;
 use crate::metrics::RetrieverMetrics;
 use crate::serve::{Answer, Body, Files, Wanted};
 use crate::{Config, Deps, Retriever, Running};
@@ -126,6 +127,7 @@ impl Rig {
             listing_ttl: Duration::from_secs(5),
             bigfiles_prefix: "_bigFiles".to_owned(),
             deleters: None,
+            keys: KeySettings::default(),
         };
         let clock = Arc::new(ManualClock::new(1_750_000_000_000));
         let deps = Deps { zones: Arc::new(zones), clock: clock.clone(), metrics: Metrics::new() };
