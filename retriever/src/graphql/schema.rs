@@ -18,14 +18,12 @@ use crate::keys::rfc3339;
 use crate::locate::Located;
 use crate::serve::{Answer, Files, Wanted};
 
-/// The most files of one list.
-const MAX_FILES: usize = 100;
 /// Files of one list looked up side by side.
 const AT_ONCE: usize = 16;
 /// What looking up one file or shard counts for; every other field counts for 1.
 const LOOK_UP: usize = 10;
 /// The most a query may count for: a list as long as it may be, with every field there is.
-const MAX_COMPLEXITY: usize = 3500;
+const MAX_COMPLEXITY: usize = 4000;
 
 pub(super) type FileSchema = Schema<Query, EmptyMutation, EmptySubscription>;
 
@@ -157,7 +155,7 @@ impl Query {
     async fn files(
         &self,
         ctx: &Context<'_>,
-        #[graphql(validator(max_items = "MAX_FILES"))] list: Vec<FileKey>,
+        #[graphql(validator(max_items = 100))] list: Vec<FileKey>,
     ) -> async_graphql::Result<Vec<Outcome>> {
         let files = ctx.data::<Arc<Files>>()?;
         let outcomes = list.into_iter().map(|FileKey { uid, created_at }| async move {

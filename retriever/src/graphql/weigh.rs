@@ -14,8 +14,12 @@ const MAX_QUERY_BYTES: usize = 64 << 10;
 const MAX_OPENED: usize = 1000;
 /// The most fields after fragments were put in place.
 const MAX_FIELDS: usize = 1000;
-/// The deepest nesting of fields and fragments. Tools that ask for the schema go 14 deep.
-pub(super) const MAX_DEPTH: usize = 16;
+/// The deepest nesting of fields and fragments. Tools that ask for the schema go 18 deep.
+pub(super) const MAX_DEPTH: usize = 20;
+/// The lists of the schema's own description, and how many of them may stand inside each other: types have fields,
+/// fields have types. Tools go as far as types, fields, args.
+const LISTS: [&str; 7] = ["types", "fields", "args", "inputFields", "interfaces", "possibleTypes", "enumValues"];
+const MAX_LISTS: usize = 3;
 
 /// Looks at the text.
 pub(super) fn check_text(query: &str) -> Result<(), String> {
@@ -42,55 +46,65 @@ pub(super) fn check_document(document: &ExecutableDocument) -> Result<(), String
 
 struct Scale<'a> {
     document: &'a ExecutableDocument,
-    /// Fields and depth of fragments that were weighed already.
-    fragments: HashMap<&'a str, (usize, usize)>,
+    /// Fragments that were weighed already.
+    fragments: HashMap<&'a str, Weight>,
+}
+
+/// What a selection comes to.
+#[derive(Clone, Copy, Default)]
+struct Weight {
+    fields: usize,
+    /// Levels, its own included.
+    depth: usize,
+    /// Lists of the schema inside each other.
+    lists: usize,
 }
 
 impl<'a> Scale<'a> {
-    /// Fields of a selection, and how deep it goes. `depth` is where it stands.
-    fn weigh(&mut self, set: &'a SelectionSet, depth: usize) -> Result<(usize, usize), String> {
-        let (mut fields, mut deepest) = (0_usize, 0);
-        for item in &set.items {
-            let (below, deep) = match &item.node {
-                Selection::Field(field) => {
-                    let (below, deep) = self.below(&field.node.selection_set.node, depth)?;
-                    (below + 1, deep)
-                }
-                Selection::InlineFragment(fragment) => self.below(&fragment.node.selection_set.node, depth)?,
-                Selection::FragmentSpread(spread) => self.fragment(&spread.node.fragment_name.node, depth)?,
-            };
-            fields = fields.saturating_add(below);
-            deepest = deepest.max(deep);
-            if fields > MAX_FIELDS {
-                return Err(format!("the query has more than {MAX_FIELDS} fields once its fragments are in place"));
-            }
-        }
-        if depth + deepest > MAX_DEPTH {
-            return Err(too_deep());
-        }
-        Ok((fields, deepest + 1))
-    }
-
-    fn below(&mut self, set: &'a SelectionSet, depth: usize) -> Result<(usize, usize), String> {
+    /// `depth` is the level the selection stands on.
+    fn weigh(&mut self, set: &'a SelectionSet, depth: usize) -> Result<Weight, String> {
         if set.items.is_empty() {
-            return Ok((0, 0));
+            return Ok(Weight::default());
         }
         // Also the end of fragments that contain themselves.
-        if depth >= MAX_DEPTH {
+        if depth > MAX_DEPTH {
             return Err(too_deep());
         }
-        self.weigh(set, depth + 1)
+        let mut whole = Weight::default();
+        for item in &set.items {
+            let part = match &item.node {
+                Selection::Field(field) => {
+                    let below = self.weigh(&field.node.selection_set.node, depth + 1)?;
+                    let list = usize::from(LISTS.contains(&field.node.name.node.as_str()));
+                    Weight { fields: below.fields + 1, lists: below.lists + list, ..below }
+                }
+                Selection::InlineFragment(fragment) => self.weigh(&fragment.node.selection_set.node, depth + 1)?,
+                Selection::FragmentSpread(spread) => self.fragment(&spread.node.fragment_name.node, depth + 1)?,
+            };
+            whole.fields += part.fields;
+            whole.depth = whole.depth.max(part.depth);
+            whole.lists = whole.lists.max(part.lists);
+            if whole.fields > MAX_FIELDS {
+                return Err(format!("the query has more than {MAX_FIELDS} fields once its fragments are in place"));
+            }
+            if whole.lists > MAX_LISTS {
+                return Err(format!("the query nests more than {MAX_LISTS} lists of the schema's description"));
+            }
+        }
+        Ok(Weight { depth: whole.depth + 1, ..whole })
     }
 
-    fn fragment(&mut self, name: &str, depth: usize) -> Result<(usize, usize), String> {
+    /// A fragment that is spread on this level.
+    fn fragment(&mut self, name: &str, depth: usize) -> Result<Weight, String> {
         // One that is missing is told by the validation.
-        let Some((name, fragment)) = self.document.fragments.get_key_value(name) else { return Ok((0, 0)) };
-        if let Some(known) = self.fragments.get(name.as_str()) {
-            return if depth + known.1 > MAX_DEPTH { Err(too_deep()) } else { Ok(*known) };
-        }
-        let weight = self.below(&fragment.node.selection_set.node, depth)?;
+        let Some((name, fragment)) = self.document.fragments.get_key_value(name) else { return Ok(Weight::default()) };
+        let weight = match self.fragments.get(name.as_str()) {
+            Some(known) => *known,
+            None => self.weigh(&fragment.node.selection_set.node, depth)?,
+        };
         self.fragments.insert(name.as_str(), weight);
-        Ok(weight)
+        // It may have been weighed on a higher level.
+        if depth + weight.depth > MAX_DEPTH + 1 { Err(too_deep()) } else { Ok(weight) }
     }
 }
 

@@ -112,9 +112,10 @@ impl Keyring {
         let Some(Watched { good, wrong }) = watched.as_mut() else { return };
         match good.again() {
             Ok(changed) => {
+                self.metrics.file_is(true);
                 if let Some(file) = changed {
-                    self.take_over(file.keys());
                     self.metrics.file_read();
+                    self.take_over(file.keys());
                     tracing::info!(file = %file.path().display(), keys = file.keys().len(), "the file of keys was read");
                     *good = file;
                 } else if wrong.is_some() {
@@ -123,6 +124,7 @@ impl Keyring {
                 *wrong = None;
             }
             Err(error) => {
+                self.metrics.file_is(false);
                 let text = error.to_string();
                 if wrong.as_ref() != Some(&text) {
                     self.metrics.file_broke();
@@ -131,7 +133,6 @@ impl Keyring {
                 }
             }
         }
-        self.metrics.file_is(wrong.is_none());
     }
 
     fn watched(&self) -> std::sync::MutexGuard<'_, Option<Watched>> {

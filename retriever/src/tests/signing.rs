@@ -122,12 +122,13 @@ proptest! {
         prop_assert!(good(&signed, now_s));
         prop_assert!(!good(&signed, now_s + HOUR));
         // Other spellings: plain where a path may have it, lower-case digits, another order of the parameters.
-        let plain = signed.replace("%2E", ".").replace("%2F", "/").replace("%2B", "%2b").replace("%20", if at.index(2) == 0 { "%20" } else { "%20" });
-        prop_assert!(good(&plain, now_s), "{plain}");
+        let plain = signed.replace("%2E", ".").replace("%2F", "/").replace("%2B", "%2b");
+        prop_assert!(good(&plain, now_s), "{}", plain);
         let (path, query) = signed.split_once('?').expect("a query");
         let mut pairs: Vec<&str> = query.split('&').collect();
         pairs.rotate_left(at.index(pairs.len()));
-        prop_assert!(good(&format!("{path}?{}", pairs.join("&")), now_s));
+        let turned = [path, "?", &pairs.join("&")].concat();
+        prop_assert!(good(&turned, now_s), "{}", turned);
         // One character changed makes another request or none. What means the same is the same.
         let place = at.index(signed.len());
         let mut changed = signed.clone();
@@ -140,10 +141,12 @@ proptest! {
         for at in 0..pairs.len() {
             let mut fewer = pairs.clone();
             let taken = fewer.remove(at);
-            prop_assert!(!good(&format!("{path}?{}", fewer.join("&")), now_s), "without {taken}");
-            prop_assert!(!good(&format!("{path}?{query}&{taken}"), now_s), "twice {taken}");
+            let (without, twice) = ([path, "?", &fewer.join("&")].concat(), [&signed, "&", taken].concat());
+            prop_assert!(!good(&without, now_s), "{}", without);
+            prop_assert!(!good(&twice, now_s), "{}", twice);
         }
-        prop_assert!(!good(&format!("{path}?{query}&y"), now_s));
+        let more = [&signed, "&y"].concat();
+        prop_assert!(!good(&more, now_s), "{}", more);
     }
 }
 

@@ -159,3 +159,38 @@ pub fn challenged(problem: Problem, parameters: &str) -> Response {
     response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.expect("words that are written here"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_comes_in_either_header() {
+        let given = |pairs: &[(&'static str, &'static str)]| {
+            let headers: HeaderMap =
+                pairs.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect();
+            given_key(&headers).map(|key| String::from_utf8(key.to_vec()).unwrap())
+        };
+        for (pairs, key) in [
+            (&[("x-api-key", "k")][..], Some("k")),
+            (&[("authorization", "Bearer k")], Some("k")),
+            (&[("authorization", "bEARER  k")], Some("k")),
+            (&[("authorization", "Bearer other"), ("x-api-key", "k")], Some("k")),
+            (&[("authorization", "Bearer ")], Some("")),
+            (&[("authorization", "Bearer")], None),
+            (&[("authorization", "Basic a2s=")], None),
+            (&[("authorization", "k")], None),
+            (&[], None),
+        ] {
+            assert_eq!(given(pairs).as_deref(), key, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_how_to_come_in() {
+        let response = unauthorized("send a key", Some("invalid_token"));
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer realm=\"des\", error=\"invalid_token\"");
+        assert_eq!(unauthorized("x", None).headers()[header::WWW_AUTHENTICATE], "Bearer realm=\"des\"");
+    }
+}
