@@ -1,6 +1,6 @@
 //! `des key new` and `des sign`: who may read what, and for how long.
 
-use des_retriever::{Limit, NewKey, SignError, UrlKeys};
+use des_retriever::{Limit, NewKey, UrlKeys};
 use des_shared::clock::{Clock, Dice, SystemClock};
 use des_shared::created_at::CreatedAt;
 use reqwest::Url;
@@ -56,9 +56,8 @@ pub(crate) fn sign(args: &SignArgs, screen: Screen) -> Result<Exit, CliError> {
     let (before, path) = url.path().split_at(url.path().find("/files/").ok_or_else(no_file)?);
     let target = format!("{path}?{}", url.query().unwrap_or_default());
     let expires_s = SystemClock.now_ms() / 1000 + args.expires_in;
-    let signed = keys.sign(args.key_id.as_deref(), &target, expires_s).map_err(|error| match error {
-        SignError::NoKey(_) | SignError::NoFile(_) | SignError::Signed(_) => CliError::usage(error.to_string()),
-    })?;
+    let signed = keys.sign(args.key_id.as_deref(), &target, expires_s);
+    let signed = signed.map_err(|error| CliError::usage(error.to_string()))?;
     let whole = format!("{}{before}{signed}", url.origin().ascii_serialization());
     if screen.json() {
         screen.object(&json!({ "url": whole, "expires": expires_s }))?;

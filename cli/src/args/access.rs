@@ -38,7 +38,7 @@ pub(crate) struct NewKeyArgs {
     pub(crate) burst: Option<u32>,
 }
 
-/// The secrets come from the environment alone: what stands on a command line is seen by everybody on the machine.
+// The secrets come from the environment alone: what stands on a command line is seen by everybody on the machine.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "DES_URL_SIGNING_KEYS must have the retriever's id:secret pairs.")]
 pub(crate) struct SignArgs {

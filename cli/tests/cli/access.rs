@@ -44,14 +44,14 @@ fn urls_are_signed_from_a_uid_or_a_url() {
     let by_url = sign(&["https://h:1/files/a%2Fb?created_at=2025-03-10&x=1", "--expires-in", "15m"]).code(0).out;
     assert!(by_url.starts_with("https://h:1/files/a%2Fb?created_at=2025-03-10&x=1&expires="), "{by_url}");
     for (args, why) in [
-        (&["a"][..], "--created-at"),
-        (&["https://h/files/a"], "created_at is missing"),
-        (&["https://h/other?created_at=2025-03-10"], "/files/"),
-        (&["a", "--created-at", "yesterday"], "--created-at"),
-        (&["a", "--created-at", "2025-03-10", "--key-id", "z"], "\"z\""),
-        (&[by_url.trim()], "has expires already"),
+        (vec!["a"], "--created-at"),
+        (vec!["https://h/files/a"], "created_at is missing"),
+        (vec!["https://h/other?created_at=2025-03-10"], "/files/"),
+        (vec!["a", "--created-at", "yesterday"], "--created-at"),
+        (vec!["a", "--created-at", "2025-03-10", "--key-id", "z"], "\"z\""),
+        (vec![by_url.trim()], "has expires already"),
     ] {
-        let ran = sign(args).code(2);
+        let ran = sign(&args).code(2);
         assert!(ran.err.contains(why) && !ran.err.contains("0123456789"), "{}", ran.err);
     }
     assert!(des(&["sign", "a", "--created-at", "2025-03-10"]).code(2).err.contains("DES_URL_SIGNING_KEYS"));

@@ -172,17 +172,17 @@ mod tests {
             given_key(&headers).map(|key| String::from_utf8(key.to_vec()).unwrap())
         };
         for (pairs, key) in [
-            (&[("x-api-key", "k")][..], Some("k")),
-            (&[("authorization", "Bearer k")], Some("k")),
-            (&[("authorization", "bEARER  k")], Some("k")),
-            (&[("authorization", "Bearer other"), ("x-api-key", "k")], Some("k")),
-            (&[("authorization", "Bearer ")], Some("")),
-            (&[("authorization", "Bearer")], None),
-            (&[("authorization", "Basic a2s=")], None),
-            (&[("authorization", "k")], None),
-            (&[], None),
+            (vec![("x-api-key", "k")], Some("k")),
+            (vec![("authorization", "Bearer k")], Some("k")),
+            (vec![("authorization", "bEARER  k")], Some("k")),
+            (vec![("authorization", "Bearer other"), ("x-api-key", "k")], Some("k")),
+            (vec![("authorization", "Bearer ")], Some("")),
+            (vec![("authorization", "Bearer")], None),
+            (vec![("authorization", "Basic a2s=")], None),
+            (vec![("authorization", "k")], None),
+            (vec![], None),
         ] {
-            assert_eq!(given(pairs).as_deref(), key, "{pairs:?}");
+            assert_eq!(given(&pairs).as_deref(), key, "{pairs:?}");
         }
     }
 
