@@ -8,8 +8,10 @@ use des_shared::job::JobRequest;
 use des_shared::routing::NBits;
 use des_shared::segment::{CodecChoice, PackOptions, ShardFormat};
 
+mod access;
 mod orders;
 
+pub(crate) use access::{KeyCommand, KeyCommandArgs, NewKeyArgs, SignArgs};
 pub(crate) use orders::{AuditArgs, CancelArgs, DeadArgs, DeadCommand, JobArg, RetryArgs, ShardsArg, ShareArgs};
 
 use crate::values::{DateRuleArg, parse_bigfiles_prefix, parse_inline_size, parse_n_bits, parse_shard_size};
@@ -67,6 +69,10 @@ pub(crate) enum Command {
     Audit(AuditArgs),
     /// Fetch one file from a retriever
     Get(GetArgs),
+    /// Make keys of a retriever
+    Key(KeyCommandArgs),
+    /// Sign the URL of a file, so that whoever has it may fetch the file for some time
+    Sign(SignArgs),
 }
 
 /// What changes a shard's bytes, and how files are grouped into shards.

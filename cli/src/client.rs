@@ -291,6 +291,9 @@ impl Client {
         let error = CliError::failed(format!("the {name} answered {}: {message}", status.as_u16()));
         match status {
             StatusCode::UNAUTHORIZED => error.hint("give its key with --api-key or DES_API_KEY"),
+            StatusCode::FORBIDDEN if self.service == Service::Retriever => {
+                error.hint("give a key that may do this with --api-key or DES_API_KEY")
+            }
             StatusCode::FORBIDDEN => error.hint(
                 "the service decides what may be read: DES_SOURCE_ROOTS where it runs, --source-root for des dev",
             ),

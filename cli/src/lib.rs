@@ -4,6 +4,7 @@
 //! code ([`error::Exit`]). What a command found goes to standard output, as text or with `--json` as JSON; progress,
 //! warnings and errors go to standard error ([`output`]).
 
+mod access;
 mod args;
 mod client;
 mod error;
@@ -70,6 +71,8 @@ async fn command(command: Command, screen: Screen) -> Result<Exit, CliError> {
         Command::Dead(args) => remote::dead(args, screen).await,
         Command::Audit(args) => remote::audit(args, screen).await,
         Command::Get(args) => remote::get(args, screen).await,
+        Command::Key(args) => access::key(&args, screen),
+        Command::Sign(args) => access::sign(&args, screen),
     }
 }
 

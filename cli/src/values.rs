@@ -70,9 +70,34 @@ fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).ok_or_else(wrong)
 }
 
+/// Reads a time in seconds with an optional unit: `90`, `15m`, `12h`, `7d`; at least a second, at most ten years.
+pub(crate) fn parse_duration_s(text: &str) -> Result<u64, String> {
+    let wrong = || "expected a time from 1s to 3660d such as 90s, 15m, 12h or 7d".to_owned();
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
+    let unit: u64 = match &text[digits..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(unit).filter(|seconds| (1..=3660 * 86_400).contains(seconds)).ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_have_units() {
+        for (text, seconds) in [("90", 90), ("1s", 1), ("15m", 900), ("12h", 43_200), ("90d", 7_776_000)] {
+            assert_eq!(parse_duration_s(text), Ok(seconds), "{text}");
+        }
+        for text in ["", "0", "h", "-1h", "1w", "1.5h", "3661d", "99999999999999999999d"] {
+            assert!(parse_duration_s(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_have_units() {

@@ -9,6 +9,7 @@ use des_shared::retry::RetryPolicy;
 use des_shared::store::guarded::GuardOptions;
 
 use crate::cache::disk::{self, DiskConfig};
+use crate::keys::KeySettings;
 
 /// Every setting the retriever reads. No Redis and no state store: it needs the shards alone.
 pub fn all_settings() -> Vec<Setting> {
@@ -23,6 +24,9 @@ pub fn all_settings() -> Vec<Setting> {
         settings::BIGFILES_PREFIX,
         settings::CACHE_CONTROL,
         settings::DELETE_API_KEY,
+        settings::KEYS_FILE,
+        settings::URL_SIGNING_KEYS,
+        settings::URL_MAX_LIFETIME,
     ];
     [&own, settings::ENDURANCE, settings::ZONES, settings::PROCESS].concat()
 }
@@ -55,6 +59,8 @@ pub struct Config {
     pub cache_control: Option<HeaderValue>,
     /// Who may delete; nobody when there is none.
     pub deleters: Option<Auth>,
+    /// Keys with names and scopes, and what signs URLs.
+    pub keys: KeySettings,
     /// What it does when stores are slow or gone, and when it has to stop.
     pub endurance: Endurance,
 }
@@ -131,11 +137,13 @@ impl Config {
             value.ok_or_else(|| format!("{text:?} is not a value of Cache-Control such as public, max-age=60"))
         });
         let deleters = Auth::read(values, &settings::DELETE_API_KEY);
+        let keys = KeySettings::read(values);
         let endurance = Endurance::read(values);
         let (index_bytes, payload_bytes) = disk_bytes?;
         Some(Self {
             endurance: endurance?,
             deleters,
+            keys: keys?,
             listen: listen?,
             backend: zones?.backend,
             cache_bytes: cache_bytes?,

@@ -59,13 +59,14 @@ impl Files {
                 self.bury(replica, *slot, &key, bytes.clone()).await?;
             }
         }
-        let Reasons { deleted_by, reason, ticket_id } = why;
+        let Reasons { deleted_by, reason, ticket_id, key_name } = why;
         tracing::info!(
             uid = shown(uid),
             created_at = created_at.as_str(),
             deleted_by,
             reason,
             ticket_id,
+            key_name,
             "file deleted"
         );
         Ok(tombstone)

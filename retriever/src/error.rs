@@ -38,6 +38,12 @@ pub enum Error {
         /// The uid asked for.
         uid: String,
     },
+    /// No zone has a shard of this name.
+    #[error("there is no shard {key:?}")]
+    ShardNotFound {
+        /// The name asked for.
+        key: String,
+    },
     /// The range asked for lies outside the file.
     #[error("the file has {size} bytes, and the range lies outside of it")]
     RangeNotSatisfiable {
@@ -171,7 +177,7 @@ impl Error {
         match self {
             Self::BadRequest { .. } => StatusCode::BAD_REQUEST,
             Self::UidTooLong { .. } => StatusCode::URI_TOO_LONG,
-            Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::NotFound { .. } | Self::ShardNotFound { .. } => StatusCode::NOT_FOUND,
             Self::Deleted { .. } => StatusCode::GONE,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::PreconditionFailed { .. } => StatusCode::PRECONDITION_FAILED,
@@ -186,11 +192,13 @@ impl Error {
         }
     }
 
-    fn kind(&self) -> &'static str {
+    /// A stable word for programs.
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::BadRequest { kind, .. } => kind,
             Self::UidTooLong { .. } => "uid-too-long",
             Self::NotFound { .. } => "file-not-found",
+            Self::ShardNotFound { .. } => "shard-not-found",
             Self::Deleted { .. } => "file-deleted",
             Self::RangeNotSatisfiable { .. } => "range-not-satisfiable",
             Self::PreconditionFailed { .. } => "precondition-failed",
@@ -207,7 +215,8 @@ impl Error {
         }
     }
 
-    fn retry_after_s(&self) -> Option<u32> {
+    /// Seconds after which asking again may help.
+    pub(crate) fn retry_after_s(&self) -> Option<u32> {
         match self {
             Self::ZoneDown { .. } => Some(ZONE_RETRY_S),
             Self::ZoneUnusable { .. } => Some(REPAIR_RETRY_S),
@@ -217,7 +226,7 @@ impl Error {
     }
 
     /// What the client is told. How the stores are configured is for the log, not for clients.
-    fn told(&self) -> String {
+    pub(crate) fn told(&self) -> String {
         match self {
             Self::ZoneDown { zone, .. } => format!("zone {zone:?} does not answer; ask again later"),
             Self::ZoneUnusable { zone, .. } => {

@@ -14,6 +14,8 @@ mod deadline;
 mod delete;
 mod error;
 mod fetch;
+mod graphql;
+mod keys;
 mod locate;
 mod metrics;
 mod negotiate;
@@ -40,6 +42,7 @@ use crate::cache::IndexCache;
 use crate::cache::disk::DiskCache;
 use crate::deadline::Deadline;
 use crate::fetch::Fetcher;
+use crate::keys::Gate;
 use crate::locate::Locator;
 use crate::metrics::RetrieverMetrics;
 use crate::parts::Parts;
@@ -49,6 +52,7 @@ use crate::serve::Files;
 pub use cache::disk::DiskConfig;
 pub use config::{Config, Endurance, all_settings, blocking_threads};
 pub use error::Error;
+pub use keys::{Key, KeySettings, KeysFile, KeysFileError, Limit, NewKey, Scope, Scopes, SignError, UrlKeys};
 
 /// What a retriever works with; opened by whoever starts it.
 #[derive(Clone)]
@@ -94,15 +98,15 @@ impl Retriever {
         let listener = service::bind(config.listen.address).await?;
         let address = listener.local_addr()?;
         let drain = Drain { notice: config.endurance.drain_notice, grace: config.listen.drain };
-        // Where requests need a key, that of a deleter is one.
-        let auth = match &config.deleters {
-            Some(deleters) if config.listen.auth.required() => config.listen.auth.or(deleters),
-            _ => config.listen.auth.clone(),
-        };
+        let gate = Arc::new(Gate::new(&config, deps.clock.clone(), &deps.metrics));
+        let watch = gate.watch()?;
         let files = files_over(&config, &deps, &metrics, disk.as_ref());
-        let router = service::with_auth(router(&config, (deps, metrics, files), &shutdown), auth);
+        let router = gate.guard(router(&config, (deps, metrics, files), &shutdown));
         let server = tokio::spawn(async move {
-            let served = service::serve_with_notice(listener, router, shutdown, drain).await;
+            let served = tokio::select! {
+                served = service::serve_with_notice(listener, router, shutdown, drain) => served,
+                never = watch => match never {},
+            };
             if let Some(disk) = disk {
                 disk.close().await;
             }
@@ -147,16 +151,12 @@ fn files_over(config: &Config, deps: &Deps, metrics: &RetrieverMetrics, disk: Op
 fn router(config: &Config, (deps, metrics, files): (Deps, RetrieverMetrics, Files), shutdown: &Shutdown) -> Router {
     let readiness = files.places.readiness(Readiness::new(shutdown.clone()));
     let deadline = Deadline { limit: config.endurance.request_deadline, passed: metrics.deadlines_passed() };
-    let api = Api {
-        files: Arc::new(files),
-        metrics,
-        deleters: config.deleters.clone(),
-        cache_control: config.cache_control(),
-        clock: deps.clock.clone(),
-    };
+    let files = Arc::new(files);
+    let api = Api { files: files.clone(), metrics, cache_control: config.cache_control(), clock: deps.clock.clone() };
     api::routes(api)
         .merge(service::health_routes(readiness, deps.metrics))
         .finish("DES retriever", "Finds a file in its shard and serves it.")
+        .merge(graphql::router(files))
         .fallback(api::not_found)
         .layer(axum::middleware::from_fn_with_state(deadline, deadline::enforce))
 }

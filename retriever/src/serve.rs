@@ -82,6 +82,8 @@ pub(crate) struct Answer {
     /// Length of the body, also where it is not sent.
     pub(crate) length: u64,
     pub(crate) body: Body,
+    /// Where the file lies, for whoever asked with HEAD.
+    pub(crate) located: Option<Located>,
 }
 
 /// The file service.
@@ -133,6 +135,7 @@ impl Files {
             part: None,
             length: size,
             body: Body::Empty,
+            located: wanted.head.then(|| located.clone()),
             etag,
         };
         let current = Current { etag: &answer.etag, modified_s: answer.modified_s, size };

@@ -33,6 +33,9 @@ pub struct Tombstone {
     /// Where it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket_id: Option<String>,
+    /// Name of the key the request came with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_name: Option<String>,
 }
 
 /// A uid as it stands in the names of tombstones: the first half of its SHA-256.
@@ -50,9 +53,9 @@ impl UidHash {
 impl Tombstone {
     /// What is asked for with a deletion, at a time in Unix milliseconds.
     pub fn new(uid: &str, created_at: &str, deleted_ms: u64, why: Reasons) -> Self {
-        let Reasons { deleted_by, reason, ticket_id } = why;
+        let Reasons { deleted_by, reason, ticket_id, key_name } = why;
         let (uid, created_at, deleted_at) = (uid.to_owned(), created_at.to_owned(), rfc3339(deleted_ms));
-        Self { uid, created_at, deleted_ms, deleted_at, deleted_by, reason, ticket_id }
+        Self { uid, created_at, deleted_ms, deleted_at, deleted_by, reason, ticket_id, key_name }
     }
 }
 
@@ -65,6 +68,8 @@ pub struct Reasons {
     pub reason: String,
     /// Where it was asked for.
     pub ticket_id: Option<String>,
+    /// Name of the key the request came with.
+    pub key_name: Option<String>,
 }
 
 fn rfc3339(unix_ms: u64) -> String {

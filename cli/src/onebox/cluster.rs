@@ -226,6 +226,7 @@ impl Parts<'_> {
             cache_control: None,
             deleters: None,
             endurance: des_retriever::Endurance::default(),
+            keys: des_retriever::KeySettings::default(),
         };
         let deps = des_retriever::Deps {
             zones: Arc::clone(&self.zones),

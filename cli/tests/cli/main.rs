@@ -1,5 +1,6 @@
 //! The real `des` and `des-pack`, run as people and scripts run them.
 
+mod access;
 mod drop_in;
 mod interrupted;
 mod namespaces;

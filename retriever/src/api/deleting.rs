@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
-use des_shared::service::{Problem, problems};
+use axum::{Extension, Json};
+use des_shared::service::problems;
 use des_shared::store::{ByteRange, ObjectMeta};
 use des_shared::tombstone::{TOMBSTONES_PREFIX, Tombstone};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -16,6 +16,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::{Api, request};
 use crate::error::Error;
+use crate::keys::Caller;
 use crate::places::Replica;
 
 /// Tombstones of a page, and the most.
@@ -54,7 +55,7 @@ struct Listed {
     problem: Option<String>,
 }
 
-/// Deletes a file: it is hidden at once, and stays in its shard.
+/// Deletes a file: it is hidden at once, and stays in its shard. The gate lets nobody come here without a key that may.
 #[utoipa::path(
     delete,
     path = "/files/{*uid}",
@@ -69,16 +70,8 @@ struct Listed {
     security(("api_key" = [])),
     responses((status = 200, description = "It is deleted.", body = Buried), DeletionProblems)
 )]
-pub(super) async fn delete(State(api): State<Api>, uri: Uri, headers: HeaderMap) -> Response {
-    let Some(deleters) = &api.deleters else {
-        let detail = "this service deletes nothing: DES_DELETE_API_KEY is not set";
-        return Problem::new(StatusCode::FORBIDDEN, "deleting-not-configured", detail).into_response();
-    };
-    if !headers.get("x-api-key").is_some_and(|key| deleters.accepts(key.as_bytes())) {
-        let detail = "deleting wants one of the keys of DES_DELETE_API_KEY in X-API-Key";
-        return Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).into_response();
-    }
-    let outcome = match request::deletion(&uri) {
+pub(super) async fn delete(State(api): State<Api>, Extension(caller): Extension<Caller>, uri: Uri) -> Response {
+    let outcome = match request::deletion(&uri, &caller.0) {
         Ok(deletion) => api.files.delete(&deletion, api.clock.now_ms()).await,
         Err(error) => Err(error),
     };

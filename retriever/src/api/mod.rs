@@ -9,20 +9,19 @@ use std::sync::Arc;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use des_shared::clock::Clock;
-use des_shared::config::Auth;
 use des_shared::service::{Problem, Routes};
 
 use crate::error::Error;
 use crate::metrics::RetrieverMetrics;
 use crate::serve::Files;
 
+pub(crate) use request::file_of;
+
 /// What the handlers share.
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) files: Arc<Files>,
     pub(crate) metrics: RetrieverMetrics,
-    /// Who may delete; nobody when there is none.
-    pub(crate) deleters: Option<Auth>,
     /// `Cache-Control` of files.
     pub(crate) cache_control: HeaderValue,
     pub(crate) clock: Arc<dyn Clock>,

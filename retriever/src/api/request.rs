@@ -16,7 +16,7 @@ const MAX_REASON_BYTES: usize = 1000;
 
 /// Reads a request for a file.
 pub(super) fn wanted(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Wanted, Error> {
-    let (uid, created_at) = (uid(uri.path())?, created_at(uri.query().unwrap_or_default())?);
+    let (uid, created_at) = file_of(uri)?;
     Ok(Wanted {
         head: method == Method::HEAD,
         accepts: joined(headers, &header::ACCEPT_ENCODING).map_or(Codings::PLAIN, |text| Codings::read(&text)),
@@ -37,8 +37,13 @@ pub(super) fn download(uri: &Uri) -> Result<Option<String>, Error> {
     parameter(uri.query().unwrap_or_default(), "download")
 }
 
-/// Reads a request to delete a file.
-pub(super) fn deletion(uri: &Uri) -> Result<Deletion, Error> {
+/// Which file a request is about, whatever it wants with it.
+pub(crate) fn file_of(uri: &Uri) -> Result<(String, CreatedAt), Error> {
+    Ok((uid(uri.path())?, created_at(uri.query().unwrap_or_default())?))
+}
+
+/// Reads a request to delete a file, which came with the key of this name.
+pub(super) fn deletion(uri: &Uri, key_name: &str) -> Result<Deletion, Error> {
     let query = uri.query().unwrap_or_default();
     let said = |name: &'static str| -> Result<Option<String>, Error> {
         let Some(text) = parameter(query, name)? else { return Ok(None) };
@@ -53,11 +58,14 @@ pub(super) fn deletion(uri: &Uri) -> Result<Deletion, Error> {
         said(name)?
             .ok_or_else(|| bad("parameter-missing", format!("{name} is missing: say who deletes the file and why")))
     };
-    Ok(Deletion {
-        uid: uid(uri.path())?,
-        created_at: created_at(query)?,
-        why: Reasons { deleted_by: needed("deleted_by")?, reason: needed("reason")?, ticket_id: said("ticket_id")? },
-    })
+    let (uid, created_at) = file_of(uri)?;
+    let why = Reasons {
+        deleted_by: needed("deleted_by")?,
+        reason: needed("reason")?,
+        ticket_id: said("ticket_id")?,
+        key_name: Some(key_name.to_owned()),
+    };
+    Ok(Deletion { uid, created_at, why })
 }
 
 /// Reads `limit` and `cursor` of a list.

@@ -20,7 +20,7 @@ use crate::error::Error;
 const KEY: &str = "the-key-of-deleters";
 
 fn deletion(uid: &str) -> Deletion {
-    let why = Reasons { deleted_by: "ann".to_owned(), reason: "asked to".to_owned(), ticket_id: None };
+    let why = Reasons { deleted_by: "ann".to_owned(), reason: "asked to".to_owned(), ticket_id: None, key_name: None };
     Deletion { uid: uid.to_owned(), created_at: CreatedAt::parse(NOON).expect("a moment"), why }
 }
 

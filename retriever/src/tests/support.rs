@@ -28,6 +28,7 @@ use futures::TryStreamExt;
 use tempfile::TempDir;
 
 use crate::error::Error;
+use crate::keys::KeySettings;
 use crate::metrics::RetrieverMetrics;
 use crate::serve::{Answer, Body, Files, Wanted};
 use crate::{Config, Deps, Endurance, Retriever, Running};
@@ -139,6 +140,7 @@ impl Rig {
             cache_control: None,
             deleters: None,
             endurance: once(),
+            keys: KeySettings::default(),
         };
         let clock = Arc::new(ManualClock::new(1_750_000_000_000));
         let deps = Deps {

@@ -4,6 +4,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
 use super::{Values, settings};
 use crate::job::{JobDefaults, MAX_INLINE_BYTES, MAX_SHARD_SIZE};
 use crate::queue::QueueConfig;
@@ -111,15 +114,15 @@ pub fn job_defaults(values: &mut Values, n_bits: NBits) -> Option<JobDefaults> {
     })
 }
 
-/// Keys of the HTTP interface. Never printed.
+/// Keys of the HTTP interface. Only their digests are kept.
 #[derive(Clone, Default)]
 pub struct Auth {
-    keys: Vec<String>,
+    digests: Vec<[u8; 32]>,
 }
 
 impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Auth({} keys)", self.keys.len())
+        write!(f, "Auth({} keys)", self.digests.len())
     }
 }
 
@@ -139,30 +142,25 @@ impl Auth {
         Some(Self::new(values.read(setting, keys).unwrap_or_default()))
     }
 
-    /// Who has one of these keys or one of `others`.
-    #[must_use]
-    pub fn or(&self, others: &Self) -> Self {
-        Self::new(self.keys.iter().chain(&others.keys).cloned().collect())
-    }
-
     /// These keys; none means every request is let in.
     pub fn new(keys: Vec<String>) -> Self {
-        Self { keys }
+        Self { digests: keys.into_iter().map(|key| Sha256::digest(key.as_bytes()).into()).collect() }
     }
 
     /// Whether requests need a key at all.
     pub fn required(&self) -> bool {
-        !self.keys.is_empty()
+        !self.digests.is_empty()
     }
 
-    /// Whether `given` is one of the keys. Takes the same time wherever the first difference lies.
+    /// SHA-256 of each key, in the order of the setting.
+    pub fn digests(&self) -> &[[u8; 32]] {
+        &self.digests
+    }
+
+    /// Whether `given` is one of the keys. Takes the same time whichever fits, and wherever the first difference lies.
     pub fn accepts(&self, given: &[u8]) -> bool {
-        use sha2::{Digest, Sha256};
         let given = Sha256::digest(given);
-        let differs =
-            |key: &String| Sha256::digest(key.as_bytes()).iter().zip(&given).fold(0, |acc, (a, b)| acc | (a ^ b));
-        // Every key is compared to its end, whichever fits.
-        self.keys.iter().filter(|key| differs(key) == 0).count() > 0
+        self.digests.iter().fold(Choice::from(0), |found, digest| found | digest[..].ct_eq(&given)).into()
     }
 }
 
@@ -191,10 +189,12 @@ impl Listen {
         let anonymous = values.flag(&settings::ALLOW_ANONYMOUS);
         let drain = values.number(&settings::DRAIN_SECONDS, 0..=3600);
         let (address, keys, anonymous, drain) = (address?, keys?, anonymous?, drain?);
-        if !address.ip().is_loopback() && keys.is_empty() && !anonymous {
+        // The retriever knows other kinds of keys too; a service that does not has no such settings.
+        let other_keys = [settings::KEYS_FILE, settings::URL_SIGNING_KEYS].iter().any(|s| values.text(s).is_some());
+        if !address.ip().is_loopback() && keys.is_empty() && !other_keys && !anonymous {
             values.problem(format!(
-                "DES_LISTEN (--listen): {address} is not loopback, so set DES_API_KEYS (keys of 8 characters or more), or \
-                 DES_ALLOW_ANONYMOUS=true to serve everybody"
+                "DES_LISTEN (--listen): {address} is not loopback, so set DES_API_KEYS (keys of 8 characters or more; a \
+                 retriever also takes DES_KEYS_FILE), or DES_ALLOW_ANONYMOUS=true to serve everybody"
             ));
             return None;
         }

@@ -86,6 +86,12 @@ settings! {
     CACHE_CONTROL = "DES_CACHE_CONTROL", "cache-control", "VALUE", None, false, "Cache-Control of the retriever's files; no-cache when not set, with keys private, no-cache";
     /// Keys that may delete.
     DELETE_API_KEY = "DES_DELETE_API_KEY", "delete-api-key", "KEYS", None, true, "Keys, separated by commas, one of which a request to delete a file must carry in X-API-Key; without them nothing is deleted";
+    /// File of keys with names and scopes.
+    KEYS_FILE = "DES_KEYS_FILE", "keys-file", "FILE", None, false, "File of the retriever's keys with names and scopes (des key new makes its lines); read again when it changes";
+    /// Secrets that sign URLs.
+    URL_SIGNING_KEYS = "DES_URL_SIGNING_KEYS", "url-signing-keys", "ID:SECRET", None, true, "Secrets that sign URLs of files, id:secret pairs separated by commas; the first one signs, all are good";
+    /// Longest life of a signed URL.
+    URL_MAX_LIFETIME = "DES_URL_MAX_LIFETIME_SECONDS", "url-max-lifetime-seconds", "SECONDS", Some("604800"), false, "A signed URL that is good for longer than this is refused";
     /// Age of a listing.
     LISTING_TTL_SECONDS = "DES_LISTING_TTL_SECONDS", "listing-ttl-seconds", "SECONDS", Some("5"), false, "How long the retriever trusts a listing of a slot's shards";
     /// Time of a request.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
@@ -170,15 +170,76 @@ pub fn with_auth(router: Router, auth: Auth) -> Router {
 }
 
 async fn check_key(State(auth): State<Auth>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let open = path == "/health" || path.starts_with("/health/") || path == "/metrics";
-    let given =
-        request.headers().get("x-api-key").map(axum::http::HeaderValue::as_bytes).or_else(|| {
-            request.headers().get("authorization").and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
-        });
-    if open || given.is_some_and(|key| auth.accepts(key)) {
+    let given = given_key(request.headers());
+    if is_open(request.uri().path()) || given.is_some_and(|key| auth.accepts(key)) {
         return next.run(request).await;
     }
-    let detail = if given.is_some() { "the key is not one of this service's" } else { "send a key in X-API-Key" };
-    Problem::new(axum::http::StatusCode::UNAUTHORIZED, "unauthorized", detail).into_response()
+    match given {
+        None => unauthorized("send a key in X-API-Key", None),
+        Some(_) => unauthorized("the key is not one of this service's", Some("invalid_token")),
+    }
+}
+
+/// Whether a path needs no key, on any service: health and metrics.
+pub fn is_open(path: &str) -> bool {
+    path == "/health" || path.starts_with("/health/") || path == "/metrics"
+}
+
+/// The key a request carries: in `X-API-Key`, or else as `Authorization: Bearer`.
+pub fn given_key(headers: &HeaderMap) -> Option<&[u8]> {
+    if let Some(key) = headers.get("x-api-key") {
+        return Some(key.as_bytes());
+    }
+    let (scheme, key) = headers.get(header::AUTHORIZATION)?.as_bytes().split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| key.trim_ascii())
+}
+
+/// 401 with the challenge of RFC 6750; `error` is its word for what is wrong with a key that was sent.
+pub fn unauthorized(detail: impl Into<String>, error: Option<&'static str>) -> Response {
+    let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
+    let challenge = error.map_or_else(String::new, |error| format!(", error=\"{error}\""));
+    challenged(problem, &challenge)
+}
+
+/// A problem with a challenge: what follows the realm, from its comma on.
+pub fn challenged(problem: Problem, parameters: &str) -> Response {
+    let mut response = problem.into_response();
+    let challenge = HeaderValue::try_from(format!("Bearer realm=\"des\"{parameters}"));
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.expect("words that are written here"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_comes_in_either_header() {
+        let given = |pairs: &[(&'static str, &'static str)]| {
+            let headers: HeaderMap =
+                pairs.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect();
+            given_key(&headers).map(|key| String::from_utf8(key.to_vec()).unwrap())
+        };
+        for (pairs, key) in [
+            (vec![("x-api-key", "k")], Some("k")),
+            (vec![("authorization", "Bearer k")], Some("k")),
+            (vec![("authorization", "bEARER  k")], Some("k")),
+            (vec![("authorization", "Bearer other"), ("x-api-key", "k")], Some("k")),
+            (vec![("authorization", "Bearer ")], Some("")),
+            (vec![("authorization", "Bearer")], None),
+            (vec![("authorization", "Basic a2s=")], None),
+            (vec![("authorization", "k")], None),
+            (vec![], None),
+        ] {
+            assert_eq!(given(&pairs).as_deref(), key, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_how_to_come_in() {
+        let response = unauthorized("send a key", Some("invalid_token"));
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer realm=\"des\", error=\"invalid_token\"");
+        assert_eq!(unauthorized("x", None).headers()[header::WWW_AUTHENTICATE], "Bearer realm=\"des\"");
+    }
 }

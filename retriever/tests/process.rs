@@ -1,0 +1,106 @@
+//! The retriever as a process: what only a process can show of its keys.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use des_retriever::{NewKey, Scope, Scopes};
+use des_shared::clock::Dice;
+
+/// A running `des-retriever`, killed when dropped.
+struct Process {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Already ended: nothing to do.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn command(folder: &Path, env: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_des-retriever"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DES_") || name.starts_with("AWS_")) {
+        command.env_remove(name);
+    }
+    command.env("DES_BASE_DIR", folder).env("DES_LISTEN", "127.0.0.1:0").env("DES_LOG_FORMAT", "json");
+    command.envs(env.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+impl Process {
+    fn start(folder: &Path, env: &[(&str, &str)]) -> Self {
+        let mut child = command(folder, env).spawn().expect("des-retriever starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
+        let address = loop {
+            let line = lines.next().expect("it says where it listens").expect("text");
+            let said: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            if let Some(address) = said["fields"]["address"].as_str().or(said["address"].as_str()) {
+                break address.parse().expect("an address");
+            }
+        };
+        // Nobody else reads the log, and a full pipe would stop the process.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, address }
+    }
+
+    /// The status of a request for a list of what is deleted.
+    fn status(&self, key: &str) -> u16 {
+        let mut stream = TcpStream::connect(self.address).expect("it listens");
+        let request = format!("GET /tombstones HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).expect("an answer");
+        line.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("{line}"))
+    }
+}
+
+fn key(name: &str) -> NewKey {
+    NewKey::make(name, Scopes::of(&[Scope::Admin]), None, None, &Dice::from_os()).expect("a key")
+}
+
+#[test]
+fn a_hangup_makes_it_read_its_keys_and_does_not_end_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("keys");
+    let (old, new) = (key("old"), key("new"));
+    std::fs::write(&file, format!("{}\n", old.key)).expect("written");
+    let mut process = Process::start(folder.path(), &[("DES_KEYS_FILE", file.to_str().expect("UTF-8"))]);
+    assert_eq!((process.status(&old.secret), process.status(&new.secret)), (200, 401));
+    std::fs::write(&file, format!("{}\n", new.key)).expect("written");
+    let pid = process.child.id().to_string();
+    let told = Command::new("kill").args(["-HUP", &pid]).status().expect("kill runs");
+    assert!(told.success());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while (process.status(&old.secret), process.status(&new.secret)) != (401, 200) {
+        assert!(Instant::now() < deadline, "the new keys were not read");
+        std::thread::yield_now();
+    }
+    assert!(process.child.try_wait().expect("asked").is_none(), "it goes on");
+}
+
+#[test]
+fn a_file_of_keys_opens_other_addresses_and_a_wrong_one_is_told_with_everything_else() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("keys");
+    let path = file.to_str().expect("UTF-8");
+    let secrets = "a:0123456789abcdef0123456789abcdef";
+    std::fs::write(&file, format!("{}\n", key("a").key)).expect("written");
+    for env in [("DES_KEYS_FILE", path), ("DES_URL_SIGNING_KEYS", secrets)] {
+        drop(Process::start(folder.path(), &[env, ("DES_LISTEN", "0.0.0.0:0")]));
+    }
+    std::fs::write(&file, "a read hunter2\n").expect("written");
+    let env = [("DES_KEYS_FILE", path), ("DES_URL_SIGNING_KEYS", "a:hunter2"), ("DES_CACHE_BYTES", "much")];
+    let output = command(folder.path(), &env).output().expect("des-retriever runs");
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for part in ["DES_KEYS_FILE", "line 1", "DES_URL_SIGNING_KEYS", "32 characters", "DES_CACHE_BYTES"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("hunter2"), "{said}");
+}
