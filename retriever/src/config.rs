@@ -12,6 +12,7 @@ pub fn all_settings() -> Vec<Setting> {
         settings::LISTING_TTL_SECONDS,
         settings::BIGFILES_PREFIX,
         settings::DELETE_API_KEY,
+        settings::BATCH_MAX_FILES,
     ];
     [&own, settings::ZONES, settings::PROCESS].concat()
 }
@@ -38,6 +39,8 @@ pub struct Config {
     pub bigfiles_prefix: String,
     /// Who may delete; nobody when there is none.
     pub deleters: Option<Auth>,
+    /// The most files of one batch.
+    pub batch_max_files: usize,
 }
 
 impl Config {
@@ -53,6 +56,7 @@ impl Config {
             if usable { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a key prefix such as _bigFiles")) }
         });
         let deleters = Auth::read(values, &settings::DELETE_API_KEY);
+        let batch_max_files = values.number(&settings::BATCH_MAX_FILES, 1..=100_000);
         Some(Self {
             deleters,
             listen: listen?,
@@ -60,6 +64,7 @@ impl Config {
             cache_bytes: cache_bytes?,
             listing_ttl: Duration::from_secs(ttl?),
             bigfiles_prefix: bigfiles_prefix?,
+            batch_max_files: batch_max_files? as usize,
         })
     }
 }

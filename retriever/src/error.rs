@@ -195,16 +195,20 @@ impl Error {
             other => other.to_string(),
         }
     }
+
+    /// The error as clients see it.
+    pub(crate) fn problem(&self) -> Problem {
+        let problem = Problem::new(self.status(), self.kind(), self.told());
+        match self.retry_after_s() {
+            Some(seconds) => problem.retry_after(seconds),
+            None => problem,
+        }
+    }
 }
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let problem = Problem::new(self.status(), self.kind(), self.told());
-        let problem = match self.retry_after_s() {
-            Some(seconds) => problem.retry_after(seconds),
-            None => problem,
-        };
-        let mut response = problem.into_response();
+        let mut response = self.problem().into_response();
         if let Self::RangeNotSatisfiable { size } = self {
             let value = HeaderValue::try_from(format!("bytes */{size}")).expect("digits are a header value");
             response.headers_mut().insert(header::CONTENT_RANGE, value);

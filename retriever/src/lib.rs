@@ -2,10 +2,12 @@
 //!
 //! The way of a request: [`api`] reads it, [`serve`] goes through the places where the file can be, [`locate`] finds
 //! the entry with the help of [`cache`], [`fetch`] brings the checked bytes, [`represent`] says what HTTP has to know.
+//! [`batch`] answers many files at once.
 //!
 //! It needs the shards alone: neither Redis nor the state store. Any number of retrievers run side by side.
 
 mod api;
+mod batch;
 mod cache;
 mod config;
 mod delete;
@@ -30,6 +32,7 @@ use des_shared::store::zones::Zones;
 use tokio::task::JoinHandle;
 
 use crate::api::Api;
+use crate::batch::Batches;
 use crate::cache::IndexCache;
 use crate::fetch::Fetcher;
 use crate::locate::Locator;
@@ -117,7 +120,14 @@ fn router(config: &Config, deps: Deps, shutdown: &Shutdown) -> Router {
     let metrics = RetrieverMetrics::register(&deps.metrics, config.backend);
     let files = files(config, &deps, &metrics);
     let readiness = files.places.readiness(Readiness::new(shutdown.clone()));
-    api::router(Api { files: Arc::new(files), metrics, deleters: config.deleters.clone(), clock: deps.clock.clone() })
+    let api = Api {
+        files: Arc::new(files),
+        batches: Arc::new(Batches::new(config.batch_max_files)),
+        metrics,
+        deleters: config.deleters.clone(),
+        clock: deps.clock.clone(),
+    };
+    api::router(api)
         .merge(service::health_routes(readiness, deps.metrics))
         .fallback(api::not_found)
 }

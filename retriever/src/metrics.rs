@@ -23,6 +23,8 @@ pub(crate) struct RetrieverMetrics {
     cache_bytes: IntGauge,
     in_flight: IntGauge,
     broken_off: IntCounter,
+    batch_files: IntCounterVec,
+    batch_again: IntCounter,
 }
 
 /// A request under way; dropping it ends it.
@@ -70,6 +72,15 @@ impl RetrieverMetrics {
                 "des_responses_broken_off_total",
                 "Answers broken off in the middle because the bytes turned out wrong or the store failed.",
             )),
+            batch_files: metrics.register(counters(
+                "des_batch_files_total",
+                "Files of batches by HTTP status.",
+                &["backend", "status"],
+            )),
+            batch_again: metrics.register(counter(
+                "des_batch_files_read_again_total",
+                "Files of batches that were damaged when read together with others, and were read again by themselves.",
+            )),
         }
     }
 
@@ -97,6 +108,15 @@ impl RetrieverMetrics {
 
     pub(crate) fn cache_weighs(&self, bytes: u64) {
         self.cache_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn batch_file(&self, status: u16) {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        self.batch_files.with_label_values(&[self.backend, status.as_str()]).inc();
+    }
+
+    pub(crate) fn batch_file_read_again(&self) {
+        self.batch_again.inc();
     }
 
     pub(crate) fn answer_broken_off(&self) {

@@ -1,5 +1,6 @@
 //! The HTTP interface.
 
+mod batch;
 mod deleting;
 mod files;
 mod request;
@@ -14,6 +15,7 @@ use des_shared::clock::Clock;
 use des_shared::config::Auth;
 use des_shared::service::Problem;
 
+use crate::batch::Batches;
 use crate::error::Error;
 use crate::metrics::RetrieverMetrics;
 use crate::serve::Files;
@@ -22,6 +24,7 @@ use crate::serve::Files;
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) files: Arc<Files>,
+    pub(crate) batches: Arc<Batches>,
     pub(crate) metrics: RetrieverMetrics,
     /// Who may delete; nobody when there is none.
     pub(crate) deleters: Option<Auth>,
@@ -33,6 +36,8 @@ pub(crate) fn router(api: Api) -> Router {
     let file = || get(files::get).delete(deleting::delete).fallback(method_not_allowed);
     Router::new()
         .route("/files/{*uid}", file())
+        // GET and DELETE here are about the file whose uid is `batch`.
+        .route("/files/batch", file().post(batch::post))
         .route("/files/", file())
         .route("/tombstones", get(deleting::list))
         .with_state(api)

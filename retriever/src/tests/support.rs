@@ -126,6 +126,7 @@ impl Rig {
             listing_ttl: Duration::from_secs(5),
             bigfiles_prefix: "_bigFiles".to_owned(),
             deleters: None,
+            batch_max_files: 10_000,
         };
         let clock = Arc::new(ManualClock::new(1_750_000_000_000));
         let deps = Deps { zones: Arc::new(zones), clock: clock.clone(), metrics: Metrics::new() };

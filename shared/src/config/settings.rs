@@ -76,6 +76,8 @@ settings! {
     CACHE_BYTES = "DES_CACHE_BYTES", "cache-bytes", "BYTES", Some("268435456"), false, "Memory for listings, index blocks and dictionaries of the retriever";
     /// Keys that may delete.
     DELETE_API_KEY = "DES_DELETE_API_KEY", "delete-api-key", "KEYS", None, true, "Keys, separated by commas, one of which a request to delete a file must carry in X-API-Key; without them nothing is deleted";
+    /// The most files of one batch.
+    BATCH_MAX_FILES = "DES_BATCH_MAX_FILES", "batch-max-files", "N", Some("10000"), false, "The most files that one POST /files/batch may ask for";
     /// Age of a listing.
     LISTING_TTL_SECONDS = "DES_LISTING_TTL_SECONDS", "listing-ttl-seconds", "SECONDS", Some("5"), false, "How long the retriever trusts a listing of a slot's shards";
     /// Where large manifests wait for planning.

@@ -1,0 +1,172 @@
+//! `POST /files/batch`.
+
+use std::time::{Duration, Instant};
+
+use axum::body::Body as HttpBody;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
+use des_shared::service::Problem;
+use futures::{StreamExt, TryStreamExt};
+
+use super::Api;
+use crate::batch::{Asked, Batch, Form, Turn, Unreadable, read_list};
+
+/// How many bytes of a list there may be for each file, on average.
+const BYTES_A_FILE: usize = 1024;
+/// How long a client may take to send its list.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Work on a longer list than this is done where it holds nobody up.
+const OFFLOAD_BYTES: usize = 64 * 1024;
+
+pub(super) async fn post(State(api): State<Api>, uri: Uri, headers: HeaderMap, body: HttpBody) -> Response {
+    let (in_flight, began) = (api.metrics.request_began(), Instant::now());
+    let response = match begin(&api, &headers, body).await {
+        Ok((batch, turn)) => answer(&api, batch, turn),
+        Err(Refused::Problem(problem)) => problem.into_response(),
+        Err(Refused::Error(error)) => {
+            super::log(&error, &uri);
+            error.into_response()
+        }
+    };
+    api.metrics.request_answered(response.status(), began.elapsed());
+    drop(in_flight);
+    response
+}
+
+/// Why a batch is not answered.
+enum Refused {
+    Problem(Problem),
+    Error(crate::error::Error),
+}
+
+fn refused(status: StatusCode, kind: &str, detail: impl Into<String>) -> Refused {
+    Refused::Problem(Problem::new(status, kind, detail))
+}
+
+async fn begin(api: &Api, headers: &HeaderMap, body: HttpBody) -> Result<(Batch, Turn), Refused> {
+    let accept: Vec<&str> =
+        headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let form = choose(&accept.join(",")).ok_or_else(|| {
+        let detail = "a batch is answered as application/x-tar, application/zip or multipart/mixed; name one in Accept";
+        refused(StatusCode::NOT_ACCEPTABLE, "not-acceptable", detail)
+    })?;
+    // Before the list is read: lists in memory are bounded by turns.
+    let turn = api.batches.turn().await.map_err(Refused::Error)?;
+    let asked = match tokio::time::timeout(PATIENCE, list(api.batches.max_files, body)).await {
+        Ok(asked) => asked?,
+        Err(_) => {
+            let detail = format!("the list did not arrive within {} s", PATIENCE.as_secs());
+            return Err(refused(StatusCode::REQUEST_TIMEOUT, "too-slow", detail));
+        }
+    };
+    let boundary = api.batches.boundary();
+    Ok((Batch { files: api.files.clone(), metrics: api.metrics.clone(), asked, form, boundary }, turn))
+}
+
+async fn list(max_files: usize, body: HttpBody) -> Result<Vec<Asked>, Refused> {
+    let limit = max_files.max(64).saturating_mul(BYTES_A_FILE);
+    let mut text = BytesMut::new();
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|e| refused(StatusCode::BAD_REQUEST, "list-broken-off", format!("the list: {e}")))?;
+        if text.len() + piece.len() > limit {
+            let detail = format!("the list has more than {limit} bytes; send several");
+            return Err(refused(StatusCode::PAYLOAD_TOO_LARGE, "list-too-long", detail));
+        }
+        text.extend_from_slice(&piece);
+    }
+    let read = if text.len() > OFFLOAD_BYTES {
+        des_shared::offload::offload(move || read_list(&text, max_files)).await
+    } else {
+        read_list(&text, max_files)
+    };
+    read.map_err(|error| match error {
+        Unreadable::Wrong(detail) => refused(StatusCode::BAD_REQUEST, "list-invalid", detail),
+        Unreadable::TooMany { .. } => refused(StatusCode::PAYLOAD_TOO_LARGE, "list-too-long", error.to_string()),
+    })
+}
+
+fn answer(api: &Api, batch: Batch, turn: Turn) -> Response {
+    let (media_type, ending) = match batch.form {
+        Form::Tar => (Form::Tar.media_type().to_owned(), Some("tar")),
+        Form::Zip => (Form::Zip.media_type().to_owned(), Some("zip")),
+        Form::Multipart => (format!("{}; boundary={}", Form::Multipart.media_type(), batch.boundary), None),
+    };
+    // No Content-Length: an answer that is broken off lacks its last chunk, and no client takes it for whole.
+    let pieces = api.batches.start(batch, turn).inspect_err(|error| tracing::debug!("broken off: {error}"));
+    let mut response = Response::new(HttpBody::from_stream(pieces));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::try_from(media_type).expect("letters and digits"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Some(ending) = ending {
+        let name = format!("attachment; filename=\"files.{ending}\"");
+        headers.insert(header::CONTENT_DISPOSITION, HeaderValue::try_from(name).expect("letters"));
+    }
+    response
+}
+
+/// The form of the highest quality in `Accept`; among equals tar, then zip. Without the header tar.
+fn choose(accept: &str) -> Option<Form> {
+    const FORMS: [Form; 3] = [Form::Tar, Form::Zip, Form::Multipart];
+    if accept.trim().is_empty() {
+        return Some(Form::Tar);
+    }
+    let best = FORMS.into_iter().rev().map(|form| (quality(accept, form), form)).max_by_key(|(quality, _)| *quality)?;
+    (best.0 > 0).then_some(best.1)
+}
+
+/// Thousandths that the most specific range of `Accept` for a form gives it.
+fn quality(accept: &str, form: Form) -> u16 {
+    let (kind, _) = form.media_type().split_once('/').expect("a media type");
+    let mut best = (0, 0);
+    for item in accept.split(',') {
+        let mut parts = item.split(';').map(str::trim);
+        let range = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let specific = match range.split_once('/') {
+            _ if range == form.media_type() => 3,
+            Some((group, "*")) if group == kind => 2,
+            Some(("*", "*")) => 1,
+            _ => continue,
+        };
+        let q = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+        let q = q.map_or(1.0, |q| q.trim().parse::<f32>().ok().filter(|q| (0.0..=1.0).contains(q)).unwrap_or(0.0));
+        if specific > best.0 {
+            best = (specific, (q * 1000.0).round() as u16);
+        }
+    }
+    best.1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_is_the_one_the_client_likes_best() {
+        let (tar, zip, multipart) = (Some(Form::Tar), Some(Form::Zip), Some(Form::Multipart));
+        for (accept, form) in [
+            ("", tar),
+            ("*/*", tar),
+            ("application/*", tar),
+            ("application/x-tar", tar),
+            ("application/zip", zip),
+            ("Application/ZIP", zip),
+            ("multipart/mixed", multipart),
+            ("multipart/*", multipart),
+            ("text/html, application/zip;q=0.9, */*;q=0.1", zip),
+            ("application/zip;q=0.2, multipart/mixed;q=0.3", multipart),
+            ("application/x-tar;q=0, */*", zip),
+            ("application/x-tar;q=0.5;x=y , application/zip ; q=0.5", tar),
+            ("text/html", None),
+            ("application/zip;q=0", None),
+            ("application/zip;q=nonsense", None),
+            ("*/*;q=0", None),
+        ] {
+            assert_eq!(choose(accept), form, "{accept:?}");
+        }
+    }
+}
