@@ -127,9 +127,7 @@ fn router(config: &Config, deps: Deps, shutdown: &Shutdown) -> Router {
         deleters: config.deleters.clone(),
         clock: deps.clock.clone(),
     };
-    api::router(api)
-        .merge(service::health_routes(readiness, deps.metrics))
-        .fallback(api::not_found)
+    api::router(api).merge(service::health_routes(readiness, deps.metrics)).fallback(api::not_found)
 }
 
 #[cfg(test)]

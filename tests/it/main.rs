@@ -6,6 +6,7 @@ mod chaos;
 mod harness;
 mod main_story;
 mod queue;
+mod soak;
 mod steering;
 mod stopping;
 mod stores;

@@ -46,8 +46,7 @@ fn refused(status: StatusCode, kind: &str, detail: impl Into<String>) -> Refused
 }
 
 async fn begin(api: &Api, headers: &HeaderMap, body: HttpBody) -> Result<(Batch, Turn), Refused> {
-    let accept: Vec<&str> =
-        headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let form = choose(&accept.join(",")).ok_or_else(|| {
         let detail = "a batch is answered as application/x-tar, application/zip or multipart/mixed; name one in Accept";
         refused(StatusCode::NOT_ACCEPTABLE, "not-acceptable", detail)

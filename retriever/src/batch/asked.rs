@@ -9,7 +9,7 @@ use des_shared::created_at::CreatedAt;
 use des_shared::ids::Uid;
 use des_shared::safe_name::{RESERVED, safe_name};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// One file asked for.
@@ -133,8 +133,13 @@ mod tests {
 
     #[test]
     fn lists_and_lines_are_the_same() {
-        let (a, b) = (r#"{"uid":"a/ü","created_at":"2025-03-10"}"#, r#"{"created_at":"2025-03-10T12:00:00+02:00","uid":007,"x":[{}]}"#);
-        for text in [format!("[{a},{b}]"), format!(" [ {a} , {b} ] \n"), format!("{a}\n{b}\n"), format!("{a}\r\n\r\n{b}")] {
+        let (a, b) = (
+            r#"{"uid":"a/ü","created_at":"2025-03-10"}"#,
+            r#"{"created_at":"2025-03-10T12:00:00+02:00","uid":007,"x":[{}]}"#,
+        );
+        for text in
+            [format!("[{a},{b}]"), format!(" [ {a} , {b} ] \n"), format!("{a}\n{b}\n"), format!("{a}\r\n\r\n{b}")]
+        {
             assert_eq!(uids(&text), ["a/ü", "007"], "{text}");
         }
         assert!(uids("[]").is_empty() && uids("").is_empty() && uids(" \n").is_empty());
@@ -165,7 +170,10 @@ mod tests {
     fn the_limit_holds_before_anything_else_is_read() {
         let ten = vec![r#"{"uid":"a","created_at":"2025-03-10"}"#; 10].join("\n");
         assert_eq!(read(ten.as_bytes(), 10).expect("ten").len(), 10);
-        for text in [format!("{ten}\n{{\"uid\":1,\"created_at\":\"2025-03-10\"}}\nnonsense"), format!("[{}]", ["{}"; 11].join(","))] {
+        for text in [
+            format!("{ten}\n{{\"uid\":1,\"created_at\":\"2025-03-10\"}}\nnonsense"),
+            format!("[{}]", ["{}"; 11].join(",")),
+        ] {
             let limit = if text.starts_with('[') { 0 } else { 10 };
             assert!(matches!(read(text.as_bytes(), limit), Err(Unreadable::TooMany { .. })), "{text}");
         }

@@ -99,10 +99,8 @@ mod tests {
     #[test]
     fn neighbours_are_one_read() {
         let reads = coalesce(pieces(&[(0, 300, 100), (1, 0, 50), (0, 100, 100), (0, 200, 100)]));
-        let expected = [
-            Read { shard: 0, range: 100..400, files: vec![2, 3, 0] },
-            Read { shard: 1, range: 0..50, files: vec![1] },
-        ];
+        let expected =
+            [Read { shard: 0, range: 100..400, files: vec![2, 3, 0] }, Read { shard: 1, range: 0..50, files: vec![1] }];
         assert_eq!(reads, expected);
     }
 

@@ -37,17 +37,10 @@ const TRIES: usize = 6;
 pub(crate) enum Broken {
     /// Bytes that were sent in part turned out wrong, or the store failed.
     #[error("file {uid:?}: {source}")]
-    File {
-        uid: String,
-        source: ArchiveError,
-    },
+    File { uid: String, source: ArchiveError },
     /// A stream had another length than its file.
     #[error("file {uid:?} ended after {seen} of {size} bytes")]
-    Length {
-        uid: String,
-        seen: u64,
-        size: u64,
-    },
+    Length { uid: String, seen: u64, size: u64 },
     #[error("the client took nothing for {} s", .0.as_secs())]
     Stalled(Duration),
     #[error("the client went away")]

@@ -84,6 +84,12 @@ impl Batches {
         Self { stall, ..self }
     }
 
+    /// How many batches are being answered.
+    #[cfg(test)]
+    pub(crate) fn running(&self) -> usize {
+        BATCHES - self.turns.available_permits()
+    }
+
     /// What no file has in it but by a chance of one in 2^128: it separates the parts of an answer.
     pub(crate) fn boundary(&self) -> String {
         use std::fmt::Write;
@@ -103,7 +109,7 @@ impl Batches {
     }
 
     /// Begins to answer. The answer is made as far as the client takes it, and no further when it goes away.
-    pub(crate) fn start(&self, batch: Batch, turn: Turn) -> impl Stream<Item = Result<Bytes, Broken>> + Send + 'static {
+    pub(crate) fn start(&self, batch: Batch, turn: Turn) -> impl Stream<Item = Result<Bytes, Broken>> + Send + use<> {
         let (pieces, taken) = mpsc::channel(PIECES_AHEAD);
         let (budget, stall) = (self.budget.clone(), self.stall);
         let work = async move {

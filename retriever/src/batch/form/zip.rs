@@ -197,7 +197,8 @@ fn dos_date(created_at: Option<&CreatedAt>) -> u32 {
         return (1 << 5 | 1) << 16;
     };
     let (date, time) = (moment.date(), moment.time());
-    let day = (moment.year() - 1980).unsigned_abs() << 9 | u32::from(u8::from(date.month())) << 5 | u32::from(date.day());
+    let day =
+        (moment.year() - 1980).unsigned_abs() << 9 | u32::from(u8::from(date.month())) << 5 | u32::from(date.day());
     day << 16 | u32::from(time.hour()) << 11 | u32::from(time.minute()) << 5 | u32::from(time.second() / 2)
 }
 
