@@ -2,6 +2,7 @@
 
 mod bad_places;
 mod bad_sources;
+mod batch;
 mod chaos;
 mod harness;
 mod main_story;

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body as HttpBody;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use des_shared::service::Problem;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 
 use super::Api;
 use crate::batch::{Asked, Batch, Form, Turn, Unreadable, read_list};
@@ -17,64 +17,62 @@ use crate::batch::{Asked, Batch, Form, Turn, Unreadable, read_list};
 const BYTES_A_FILE: usize = 1024;
 /// How long a client may take to send its list.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Seconds after which a client may ask again when there was no turn for it.
+const RETRY_S: u32 = 5;
 /// Work on a longer list than this is done where it holds nobody up.
 const OFFLOAD_BYTES: usize = 64 * 1024;
 
-pub(super) async fn post(State(api): State<Api>, uri: Uri, headers: HeaderMap, body: HttpBody) -> Response {
+pub(super) async fn post(State(api): State<Api>, headers: HeaderMap, body: HttpBody) -> Response {
     let (in_flight, began) = (api.metrics.request_began(), Instant::now());
     let response = match begin(&api, &headers, body).await {
         Ok((batch, turn)) => answer(&api, batch, turn),
-        Err(Refused::Problem(problem)) => problem.into_response(),
-        Err(Refused::Error(error)) => {
-            super::log(&error, &uri);
-            error.into_response()
-        }
+        Err(problem) => problem.into_response(),
     };
     api.metrics.request_answered(response.status(), began.elapsed());
     drop(in_flight);
     response
 }
 
-/// Why a batch is not answered.
-enum Refused {
-    Problem(Problem),
-    Error(crate::error::Error),
-}
-
-fn refused(status: StatusCode, kind: &str, detail: impl Into<String>) -> Refused {
-    Refused::Problem(Problem::new(status, kind, detail))
-}
-
-async fn begin(api: &Api, headers: &HeaderMap, body: HttpBody) -> Result<(Batch, Turn), Refused> {
+async fn begin(api: &Api, headers: &HeaderMap, body: HttpBody) -> Result<(Batch, Turn), Problem> {
     let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let form = choose(&accept.join(",")).ok_or_else(|| {
         let detail = "a batch is answered as application/x-tar, application/zip or multipart/mixed; name one in Accept";
-        refused(StatusCode::NOT_ACCEPTABLE, "not-acceptable", detail)
+        Problem::new(StatusCode::NOT_ACCEPTABLE, "not-acceptable", detail)
     })?;
     // Before the list is read: lists in memory are bounded by turns.
-    let turn = api.batches.turn().await.map_err(Refused::Error)?;
+    let turn = api.batches.turn().await.ok_or_else(|| {
+        let detail = "as many batches as possible are being answered; ask again in a moment";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).retry_after(RETRY_S)
+    })?;
     let asked = match tokio::time::timeout(PATIENCE, list(api.batches.max_files, body)).await {
         Ok(asked) => asked?,
         Err(_) => {
             let detail = format!("the list did not arrive within {} s", PATIENCE.as_secs());
-            return Err(refused(StatusCode::REQUEST_TIMEOUT, "too-slow", detail));
+            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", detail));
         }
     };
     let boundary = api.batches.boundary();
     Ok((Batch { files: api.files.clone(), metrics: api.metrics.clone(), asked, form, boundary }, turn))
 }
 
-async fn list(max_files: usize, body: HttpBody) -> Result<Vec<Asked>, Refused> {
+async fn list(max_files: usize, body: HttpBody) -> Result<Vec<Asked>, Problem> {
     let limit = max_files.max(64).saturating_mul(BYTES_A_FILE);
-    let mut text = BytesMut::new();
+    let (mut text, mut length) = (BytesMut::new(), 0);
     let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|e| refused(StatusCode::BAD_REQUEST, "list-broken-off", format!("the list: {e}")))?;
-        if text.len() + piece.len() > limit {
-            let detail = format!("the list has more than {limit} bytes; send several");
-            return Err(refused(StatusCode::PAYLOAD_TOO_LARGE, "list-too-long", detail));
+        let piece =
+            piece.map_err(|e| Problem::new(StatusCode::BAD_REQUEST, "list-broken-off", format!("the list: {e}")))?;
+        length += piece.len();
+        if length <= limit {
+            text.extend_from_slice(&piece);
+        } else if length > 4 * limit {
+            // Up to here the list was read on, because who still sends hears no answer.
+            break;
         }
-        text.extend_from_slice(&piece);
+    }
+    if length > limit {
+        let detail = format!("the list has more than {limit} bytes; send several");
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "list-too-long", detail));
     }
     let read = if text.len() > OFFLOAD_BYTES {
         des_shared::offload::offload(move || read_list(&text, max_files)).await
@@ -82,8 +80,8 @@ async fn list(max_files: usize, body: HttpBody) -> Result<Vec<Asked>, Refused> {
         read_list(&text, max_files)
     };
     read.map_err(|error| match error {
-        Unreadable::Wrong(detail) => refused(StatusCode::BAD_REQUEST, "list-invalid", detail),
-        Unreadable::TooMany { .. } => refused(StatusCode::PAYLOAD_TOO_LARGE, "list-too-long", error.to_string()),
+        Unreadable::Wrong(detail) => Problem::new(StatusCode::BAD_REQUEST, "list-invalid", detail),
+        Unreadable::TooMany { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "list-too-long", error.to_string()),
     })
 }
 
@@ -94,8 +92,7 @@ fn answer(api: &Api, batch: Batch, turn: Turn) -> Response {
         Form::Multipart => (format!("{}; boundary={}", Form::Multipart.media_type(), batch.boundary), None),
     };
     // No Content-Length: an answer that is broken off lacks its last chunk, and no client takes it for whole.
-    let pieces = api.batches.start(batch, turn).inspect_err(|error| tracing::debug!("broken off: {error}"));
-    let mut response = Response::new(HttpBody::from_stream(pieces));
+    let mut response = Response::new(HttpBody::from_stream(api.batches.start(batch, turn)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::try_from(media_type).expect("letters and digits"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -26,7 +26,6 @@ use futures::stream::{self, Stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::error::Error;
 use crate::metrics::RetrieverMetrics;
 use crate::serve::Files;
 
@@ -100,12 +99,10 @@ impl Batches {
         })
     }
 
-    /// Waits for a turn.
-    pub(crate) async fn turn(&self) -> Result<Turn, Error> {
-        match tokio::time::timeout(PATIENCE, self.turns.clone().acquire_owned()).await {
-            Ok(permit) => Ok(Turn(permit.expect("never closed"))),
-            Err(_) => Err(Error::Busy),
-        }
+    /// Waits for a turn; `None` when there was none for too long.
+    pub(crate) async fn turn(&self) -> Option<Turn> {
+        let permit = tokio::time::timeout(PATIENCE, self.turns.clone().acquire_owned()).await.ok()?;
+        Some(Turn(permit.expect("never closed")))
     }
 
     /// Begins to answer. The answer is made as far as the client takes it, and no further when it goes away.

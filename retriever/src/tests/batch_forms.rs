@@ -56,10 +56,15 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
 }
 
 fn run(program: &str, args: &[&str]) -> String {
-    let ran =
-        Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}, which this test needs: {e}"));
+    let ran = Command::new(program).args(args).env("LC_ALL", "C.UTF-8").output();
+    let ran = ran.unwrap_or_else(|e| panic!("{program}, which this test needs: {e}"));
     assert!(ran.status.success(), "{program}: {}", String::from_utf8_lossy(&ran.stderr));
     String::from_utf8(ran.stdout).expect("UTF-8")
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 /// All files below a folder.
@@ -87,6 +92,10 @@ async fn tar_and_zip_unpack_with_the_usual_tools() {
     let asked = list(files.keys().map(String::as_str).chain(["not/there"]));
     let folder = tempfile::tempdir().expect("a folder");
     for (accept, kind) in [("application/x-tar", "tar"), ("application/zip", "zip"), ("application/zip", "py")] {
+        if kind == "zip" && !is_installed("unzip") {
+            // Python opens the same archive.
+            continue;
+        }
         let response = post(&server, accept, asked.clone()).await;
         assert_eq!((response.status().as_u16(), header(&response, "content-type")), (200, accept));
         assert!(header(&response, "content-disposition").starts_with("attachment"));
