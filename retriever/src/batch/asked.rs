@@ -58,7 +58,7 @@ pub(crate) fn read(body: &[u8], limit: usize) -> Result<Vec<Asked>, Unreadable> 
     let mut list = List { limit, asked: Vec::new(), seen: HashSet::new(), too_many: false };
     let outcome = if text.trim_start().starts_with('[') {
         let mut json = serde_json::Deserializer::from_str(text);
-        (&mut list).visit_list(&mut json).and_then(|()| json.end())
+        list.visit_list(&mut json).and_then(|()| json.end())
     } else {
         let mut elements = serde_json::Deserializer::from_str(text).into_iter::<Element<'_>>();
         elements.try_for_each(|element| list.add::<serde_json::Error>(&element?))
@@ -135,12 +135,12 @@ mod tests {
     fn lists_and_lines_are_the_same() {
         let (a, b) = (
             r#"{"uid":"a/ü","created_at":"2025-03-10"}"#,
-            r#"{"created_at":"2025-03-10T12:00:00+02:00","uid":007,"x":[{}]}"#,
+            r#"{"created_at":"2025-03-10T12:00:00+02:00","uid":98765432109876543210,"x":[{}]}"#,
         );
         for text in
             [format!("[{a},{b}]"), format!(" [ {a} , {b} ] \n"), format!("{a}\n{b}\n"), format!("{a}\r\n\r\n{b}")]
         {
-            assert_eq!(uids(&text), ["a/ü", "007"], "{text}");
+            assert_eq!(uids(&text), ["a/ü", "98765432109876543210"], "{text}");
         }
         assert!(uids("[]").is_empty() && uids("").is_empty() && uids(" \n").is_empty());
     }
@@ -156,7 +156,7 @@ mod tests {
             (r#"{"uid":["a"],"created_at":"2025-03-10"}"#, "whole number"),
             (r#"{"uid":"b","created_at":"yesterday"}"#, "yesterday"),
             (r#""a""#, "expected"),
-            (r"{", "EOF"),
+            (r"{", "expected"),
         ] {
             for text in [format!("[{good},{second}]"), format!("{good}\n{second}")] {
                 let error = read(text.as_bytes(), 10).expect_err(&text).to_string();
