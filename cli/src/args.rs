@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::TypedValueParser as _;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use des_shared::job::JobRequest;
 use des_shared::routing::NBits;
@@ -23,7 +24,7 @@ use crate::values::{DateRuleArg, parse_bigfiles_prefix, parse_inline_size, parse
     version,
     disable_help_subcommand = true,
     after_help = "Start here:  des demo          packs a folder, serves it over HTTP and compares every file\n\
-                  Exit codes:  0 done   1 failed   2 wrong usage   3 done, but some files are in no shard"
+                  Exit codes:  0 done   1 failed   2 wrong usage   3 done, but some files failed"
 )]
 pub(crate) struct Args {
     /// Print results as JSON for scripts
@@ -67,7 +68,7 @@ pub(crate) enum Command {
     Dead(DeadArgs),
     /// Check that queue, state store and shards agree
     Audit(AuditArgs),
-    /// Fetch one file from a retriever
+    /// Fetch one file from a retriever, or all files of a manifest into a folder
     Get(GetArgs),
     /// Make keys of a retriever
     Key(KeyCommandArgs),
@@ -339,11 +340,23 @@ pub(crate) struct StatusArgs {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct GetArgs {
     /// The file's uid
-    #[arg(value_name = "UID")]
-    pub(crate) uid: String,
+    #[arg(value_name = "UID", required_unless_present = "manifest", requires = "created_at")]
+    pub(crate) uid: Option<String>,
     /// When the file was created, as its manifest says
-    #[arg(long, value_name = "TIME")]
-    pub(crate) created_at: String,
+    #[arg(long, value_name = "TIME", requires = "uid")]
+    pub(crate) created_at: Option<String>,
+    /// Fetch all files of this manifest (- for standard input) instead of one
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["uid", "created_at", "output"], requires = "output_dir")]
+    pub(crate) manifest: Option<PathBuf>,
+    /// Folder for the files of --manifest, each under {YYYYMMDD}/{UID}; what is there with the right size stays
+    #[arg(long, value_name = "DIR", requires = "manifest")]
+    pub(crate) output_dir: Option<PathBuf>,
+    /// Batches of --manifest fetched side by side
+    #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u8).range(1..=16).map(usize::from))]
+    pub(crate) parallel: usize,
+    /// Save what could not be fetched of --manifest to this file; it is a manifest again
+    #[arg(long, value_name = "FILE", requires = "manifest")]
+    pub(crate) failures: Option<PathBuf>,
     /// URL of the retriever
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000", env = "DES_RETRIEVER_URL")]
     pub(crate) retriever: String,

@@ -181,6 +181,15 @@ impl Client {
         self.send(headers.iter().fold(request, |request, (name, value)| request.header(*name, value))).await
     }
 
+    /// Asks a retriever for many files. The answer has a part for each.
+    ///
+    /// # Errors
+    /// When the service cannot be reached or refuses.
+    pub(crate) async fn batch(&self, list: &[Value]) -> Result<Response, CliError> {
+        let request = self.request(Method::POST, self.url("files/batch", &[])?).header("Accept", "multipart/mixed");
+        self.send(request.json(list)).await
+    }
+
     async fn decode<T: DeserializeOwned>(&self, response: Response) -> Result<T, CliError> {
         let url = response.url().clone();
         let bytes = response.bytes().await.map_err(|e| self.unreachable(&e))?;
@@ -355,7 +364,7 @@ fn query_of(options: &JobRequest) -> Result<Vec<(&'static str, String)>, CliErro
 }
 
 /// The system's own words at the bottom of a chain of errors.
-fn innermost(error: &reqwest::Error) -> String {
+pub(crate) fn innermost(error: &reqwest::Error) -> String {
     let mut at: &dyn std::error::Error = error;
     while let Some(source) = at.source() {
         at = source;

@@ -17,7 +17,7 @@ pub(crate) enum Exit {
     Failed = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// It was done, but some files are in no shard.
+    /// It was done, but some files could not be packed or fetched.
     SomeFilesFailed = 3,
     /// Ctrl-C, as shells number it.
     Interrupted = 130,

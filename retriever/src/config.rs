@@ -27,6 +27,7 @@ pub fn all_settings() -> Vec<Setting> {
         settings::KEYS_FILE,
         settings::URL_SIGNING_KEYS,
         settings::URL_MAX_LIFETIME,
+        settings::BATCH_MAX_FILES,
     ];
     [&own, settings::ENDURANCE, settings::ZONES, settings::PROCESS].concat()
 }
@@ -59,6 +60,8 @@ pub struct Config {
     pub cache_control: Option<HeaderValue>,
     /// Who may delete; nobody when there is none.
     pub deleters: Option<Auth>,
+    /// The most files of one batch.
+    pub batch_max_files: usize,
     /// Keys with names and scopes, and what signs URLs.
     pub keys: KeySettings,
     /// What it does when stores are slow or gone, and when it has to stop.
@@ -137,6 +140,7 @@ impl Config {
             value.ok_or_else(|| format!("{text:?} is not a value of Cache-Control such as public, max-age=60"))
         });
         let deleters = Auth::read(values, &settings::DELETE_API_KEY);
+        let batch_max_files = values.number(&settings::BATCH_MAX_FILES, 1..=100_000);
         let keys = KeySettings::read(values);
         let endurance = Endurance::read(values);
         let (index_bytes, payload_bytes) = disk_bytes?;
@@ -152,6 +156,7 @@ impl Config {
             listing_ttl: Duration::from_secs(ttl?),
             bigfiles_prefix: bigfiles_prefix?,
             cache_control,
+            batch_max_files: batch_max_files? as usize,
         })
     }
 

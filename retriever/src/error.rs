@@ -235,16 +235,20 @@ impl Error {
             other => other.to_string(),
         }
     }
+
+    /// The error as clients see it.
+    pub(crate) fn problem(&self) -> Problem {
+        let problem = Problem::new(self.status(), self.kind(), self.told());
+        match self.retry_after_s() {
+            Some(seconds) => problem.retry_after(seconds),
+            None => problem,
+        }
+    }
 }
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let problem = Problem::new(self.status(), self.kind(), self.told());
-        let problem = match self.retry_after_s() {
-            Some(seconds) => problem.retry_after(seconds),
-            None => problem,
-        };
-        let mut response = problem.into_response();
+        let mut response = self.problem().into_response();
         let extra = match self {
             Self::RangeNotSatisfiable { size } => Some((header::CONTENT_RANGE, format!("bytes */{size}"))),
             Self::PreconditionFailed { etag } => Some((header::ETAG, etag)),

@@ -144,7 +144,8 @@ impl Fetcher {
         Ok((bytes, permit))
     }
 
-    async fn decode(&self, located: &Located, stored: Bytes) -> Result<Bytes, ShardError> {
+    /// The bytes of an inline file out of its stored ones.
+    pub(crate) async fn decode(&self, located: &Located, stored: Bytes) -> Result<Bytes, ShardError> {
         let began = Instant::now();
         let mut decoder = match self.idle().pop() {
             Some(decoder) => decoder,

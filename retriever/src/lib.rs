@@ -3,10 +3,12 @@
 //! The way of a request: [`api`] reads it, [`serve`] goes through the dates where the file can be, [`replicas`] through
 //! the stores of its zone, [`locate`] finds the entry with the help of [`cache`], [`fetch`] brings the checked bytes
 //! ([`parts`] those of parts of big files), [`represent`], [`negotiate`] and [`conditions`] say what HTTP has to know.
+//! [`batch`] answers many files at once, [`keys`] says who may, [`graphql`] is another way to ask.
 //!
 //! It needs the shards alone: neither Redis nor the state store. Any number of retrievers run side by side.
 
 mod api;
+mod batch;
 mod cache;
 mod conditions;
 mod config;
@@ -38,6 +40,7 @@ use des_shared::store::zones::Zones;
 use tokio::task::JoinHandle;
 
 use crate::api::Api;
+use crate::batch::Batches;
 use crate::cache::IndexCache;
 use crate::cache::disk::DiskCache;
 use crate::deadline::Deadline;
@@ -152,11 +155,17 @@ fn router(config: &Config, (deps, metrics, files): (Deps, RetrieverMetrics, File
     let readiness = files.places.readiness(Readiness::new(shutdown.clone()));
     let deadline = Deadline { limit: config.endurance.request_deadline, passed: metrics.deadlines_passed() };
     let files = Arc::new(files);
-    let api = Api { files: files.clone(), metrics, cache_control: config.cache_control(), clock: deps.clock.clone() };
+    let api = Api {
+        files: files.clone(),
+        batches: Arc::new(Batches::new(config.batch_max_files)),
+        metrics,
+        cache_control: config.cache_control(),
+        clock: deps.clock.clone(),
+    };
     api::routes(api)
+        .merge(graphql::routes(files))
         .merge(service::health_routes(readiness, deps.metrics))
         .finish("DES retriever", "Finds a file in its shard and serves it.")
-        .merge(graphql::router(files))
         .fallback(api::not_found)
         .layer(axum::middleware::from_fn_with_state(deadline, deadline::enforce))
 }

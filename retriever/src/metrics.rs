@@ -71,6 +71,8 @@ pub(crate) struct RetrieverMetrics {
     deadlines_passed: IntCounter,
     stood_in: IntCounterVec,
     guards: GuardMetrics,
+    batch_files: IntCounterVec,
+    batch_again: IntCounter,
 }
 
 /// A request under way; dropping it ends it.
@@ -127,6 +129,15 @@ impl RetrieverMetrics {
                 &["zone", "store"],
             )),
             guards: GuardMetrics::register(metrics.registry()).expect("metric names are unique"),
+            batch_files: metrics.register(counters(
+                "des_batch_files_total",
+                "Files of batches by HTTP status.",
+                &["backend", "status"],
+            )),
+            batch_again: metrics.register(counter(
+                "des_batch_files_read_again_total",
+                "Files of batches that were damaged when read together with others, and were read again by themselves.",
+            )),
         }
     }
 
@@ -172,6 +183,15 @@ impl RetrieverMetrics {
     /// Counts the requests whose time was over.
     pub(crate) fn deadlines_passed(&self) -> IntCounter {
         self.deadlines_passed.clone()
+    }
+
+    pub(crate) fn batch_file(&self, status: u16) {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        self.batch_files.with_label_values(&[self.backend, status.as_str()]).inc();
+    }
+
+    pub(crate) fn batch_file_read_again(&self) {
+        self.batch_again.inc();
     }
 
     pub(crate) fn answer_broken_off(&self) {

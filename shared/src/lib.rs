@@ -27,6 +27,7 @@ pub mod queue;
 pub mod receipt;
 pub mod retry;
 pub mod routing;
+pub mod safe_name;
 pub mod segment;
 pub mod service;
 pub mod shard;

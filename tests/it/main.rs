@@ -2,6 +2,7 @@
 
 mod bad_places;
 mod bad_sources;
+mod batch;
 mod chaos;
 mod failover;
 mod harness;
@@ -9,6 +10,7 @@ mod hedging;
 mod main_story;
 mod queue;
 mod read_cost;
+mod soak;
 mod steering;
 mod stopping;
 mod stores;

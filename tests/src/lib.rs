@@ -6,5 +6,6 @@ pub mod cluster;
 pub mod corpus;
 pub mod proxy;
 pub mod servers;
+pub mod soak;
 pub mod story;
 pub mod swarm;

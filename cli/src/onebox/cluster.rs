@@ -227,6 +227,7 @@ impl Parts<'_> {
             deleters: None,
             endurance: des_retriever::Endurance::default(),
             keys: des_retriever::KeySettings::default(),
+            batch_max_files: 10_000,
         };
         let deps = des_retriever::Deps {
             zones: Arc::clone(&self.zones),

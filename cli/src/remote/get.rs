@@ -1,4 +1,4 @@
-//! `des get`: one file from a retriever. A file on disk appears only when all of it is there.
+//! `des get`: one file from a retriever, or with a manifest many ([`super::get_many`]). A file on disk appears only when all of it is there.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -53,8 +53,21 @@ impl<'a> Sink<'a> {
     pub(crate) fn finish(self) -> Result<(), CliError> {
         match self {
             Self::Stdout => written(io::stdout().lock().flush()),
-            Self::File(file, path) => {
+            Self::File(ref file, path) => {
                 file.as_file().sync_all().map_err(|e| CliError::path("write to", path, &e))?;
+                self.name()
+            }
+        }
+    }
+
+    /// Makes it whole without waiting for the disk: after a power cut it may be gone, as the folder's other new files.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn name(self) -> Result<(), CliError> {
+        match self {
+            Self::Stdout => written(io::stdout().lock().flush()),
+            Self::File(file, path) => {
                 file.persist(path).map_err(|e| CliError::path("write to", path, &e.error))?;
                 Ok(())
             }
@@ -67,12 +80,15 @@ impl<'a> Sink<'a> {
 /// # Errors
 /// When the retriever cannot be reached or has no such file, or the output cannot be written.
 pub(crate) async fn get(args: GetArgs, screen: Screen) -> Result<Exit, CliError> {
-    CreatedAt::parse(&args.created_at).map_err(|e| CliError::usage(format!("--created-at: {e}")))?;
+    let (Some(uid), Some(created_at)) = (&args.uid, &args.created_at) else {
+        return super::get_many::get_many(args, screen).await;
+    };
+    CreatedAt::parse(created_at).map_err(|e| CliError::usage(format!("--created-at: {e}")))?;
     if screen.json() && args.output.is_none() {
         return Err(CliError::usage("--json needs --output FILE: both would go to standard output"));
     }
     let client = Client::new(Service::Retriever, &args.retriever, &args.key)?;
-    let url = client.file_url(&args.uid, &args.created_at)?;
+    let url = client.file_url(uid, created_at)?;
     let mut response = client.get(url).await?;
     let content_type = response.headers().get("content-type").and_then(|v| v.to_str().ok()).map(str::to_owned);
     let mut sink = Sink::open(args.output.as_deref())?;
@@ -86,7 +102,7 @@ pub(crate) async fn get(args: GetArgs, screen: Screen) -> Result<Exit, CliError>
     let sha256 = hex32(&hash.finalize().into());
     if screen.json() {
         screen.object(&json!({
-            "uid": args.uid, "created_at": args.created_at, "size_bytes": size, "sha256": sha256,
+            "uid": uid, "created_at": created_at, "size_bytes": size, "sha256": sha256,
             "content_type": content_type, "output": args.output,
         }))?;
     } else {

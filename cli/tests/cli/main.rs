@@ -2,6 +2,7 @@
 
 mod access;
 mod drop_in;
+mod getting;
 mod interrupted;
 mod namespaces;
 mod pack;

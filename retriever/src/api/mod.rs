@@ -1,5 +1,6 @@
 //! The HTTP interface.
 
+mod batch;
 mod deleting;
 mod files;
 mod request;
@@ -11,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use des_shared::clock::Clock;
 use des_shared::service::{Problem, Routes};
 
+use crate::batch::Batches;
 use crate::error::Error;
 use crate::metrics::RetrieverMetrics;
 use crate::serve::Files;
@@ -21,6 +23,7 @@ pub(crate) use request::file_of;
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) files: Arc<Files>,
+    pub(crate) batches: Arc<Batches>,
     pub(crate) metrics: RetrieverMetrics,
     /// `Cache-Control` of files.
     pub(crate) cache_control: HeaderValue,
@@ -33,6 +36,9 @@ pub(crate) fn routes(api: Api) -> Routes {
     Routes::new()
         .add(files::__path_get, files::get)
         .add(deleting::__path_delete, deleting::delete)
+        // GET and DELETE there are about the file whose uid is `batch`.
+        .also("/files/batch", "/files/{*uid}")
+        .add(batch::__path_post, batch::post)
         .add(deleting::__path_list, deleting::list)
         .schema::<deleting::Buried>()
         .schema::<deleting::Page>()

@@ -8,16 +8,17 @@ mod find;
 mod schema;
 mod weigh;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_graphql::{Request, Value};
-use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{self, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use des_shared::service::Problem;
+use des_shared::service::{Problem, Routes, problems};
+use utoipa::IntoResponses;
+use utoipa::openapi::RefOr;
 
 use self::schema::FileSchema;
 use crate::serve::Files;
@@ -26,10 +27,20 @@ use crate::serve::Files;
 const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// The route.
-pub(crate) fn router(files: Arc<Files>) -> Router {
-    Router::new().route("/graphql", post(answer).fallback(method_not_allowed)).with_state(schema::new(files))
+pub(crate) fn routes(files: Arc<Files>) -> Routes {
+    Routes::new().add(__path_answer, answer).with_state(schema::new(files))
 }
 
+/// A query in GraphQL: metadata of files, of many of them, and of shards. What is wrong with a query that could be read is
+/// told in the answer.
+#[utoipa::path(
+    post,
+    path = "/graphql",
+    tag = "files",
+    request_body(content = Object, content_type = "application/json", description = "`query`, and optionally `variables` and \
+        `operationName`.", example = json!({"query": "{ __typename }"})),
+    responses((status = 200, description = "`data`, `errors`.", body = Object), QueryProblems)
+)]
 async fn answer(State(schema): State<FileSchema>, request: extract::Request) -> Response {
     let (parts, body) = request.into_parts();
     let request = match read(&parts.headers, body).await {
@@ -78,11 +89,21 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Request, Problem> {
     Ok(request)
 }
 
-async fn method_not_allowed(method: Method) -> Response {
-    let detail = format!("{method} is not possible here; POST is");
-    let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail).into_response();
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-    response
+/// What can go wrong before there is a query.
+struct QueryProblems;
+
+impl IntoResponses for QueryProblems {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        problems(&[
+            (StatusCode::BAD_REQUEST, "The body is no query, or one that asks for too much."),
+            (StatusCode::UNAUTHORIZED, "A key is asked for."),
+            (StatusCode::FORBIDDEN, "The key may not read."),
+            (StatusCode::PAYLOAD_TOO_LARGE, "No query is that long."),
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not said to be JSON."),
+            (StatusCode::TOO_MANY_REQUESTS, "The key is used too often."),
+            (StatusCode::SERVICE_UNAVAILABLE, "It took too long."),
+        ])
+    }
 }
 
 /// An error of reading, with the kind and the status REST has for it.

@@ -1,5 +1,7 @@
 //! Tests of the whole retriever: a folder with shards below it, its requests counted and made to fail.
 
+mod batch;
+mod batch_forms;
 mod bigfiles;
 mod browser;
 mod cost;

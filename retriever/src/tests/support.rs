@@ -141,6 +141,7 @@ impl Rig {
             deleters: None,
             endurance: once(),
             keys: KeySettings::default(),
+            batch_max_files: 10_000,
         };
         let clock = Arc::new(ManualClock::new(1_750_000_000_000));
         let deps = Deps {

@@ -17,6 +17,7 @@ mod error;
 mod recording;
 mod remote;
 mod source;
+mod span;
 mod verify;
 
 pub use bigfile::{BigFileStream, check_big_file, open_big_file};
@@ -25,6 +26,7 @@ pub use error::ArchiveError;
 pub use recording::{RecordedCall, RecordingStore, Streams};
 pub use remote::{Lookup, RemoteShard};
 pub use source::{OnRead, ReadCache, ReadKind, Source};
+pub use span::Span;
 pub use verify::{Depth, Progress, Report, VerifyEvent, verify};
 
 /// Work on more bytes than this is done on a blocking thread, so that other requests are not held up.

@@ -92,6 +92,8 @@ settings! {
     URL_SIGNING_KEYS = "DES_URL_SIGNING_KEYS", "url-signing-keys", "ID:SECRET", None, true, "Secrets that sign URLs of files, id:secret pairs separated by commas; the first one signs, all are good";
     /// Longest life of a signed URL.
     URL_MAX_LIFETIME = "DES_URL_MAX_LIFETIME_SECONDS", "url-max-lifetime-seconds", "SECONDS", Some("604800"), false, "A signed URL that is good for longer than this is refused";
+    /// The most files of one batch.
+    BATCH_MAX_FILES = "DES_BATCH_MAX_FILES", "batch-max-files", "N", Some("10000"), false, "The most files that one POST /files/batch may ask for";
     /// Age of a listing.
     LISTING_TTL_SECONDS = "DES_LISTING_TTL_SECONDS", "listing-ttl-seconds", "SECONDS", Some("5"), false, "How long the retriever trusts a listing of a slot's shards";
     /// Time of a request.

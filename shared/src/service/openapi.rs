@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter};
 use bytes::Bytes;
 use utoipa::ToSchema;
-use utoipa::openapi::path::HttpMethod;
+use utoipa::openapi::path::{HttpMethod, ParameterIn};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
 use utoipa::openapi::{
     Components, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, ResponseBuilder, response,
@@ -76,6 +76,25 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
             entry.names.push(name);
         }
         self.document.paths.add_path_operation(shown, methods, P::operation());
+        self
+    }
+
+    /// Answers `path` also as `like` is answered, for a path that would else lead elsewhere because of what is added to it.
+    ///
+    /// # Panics
+    /// When `like` was not added before.
+    #[must_use]
+    pub fn also(mut self, path: &str, like: &str) -> Self {
+        let methods = self.paths.get(like).unwrap_or_else(|| panic!("{like} is no route"));
+        let methods = Methods { router: methods.router.clone(), names: methods.names.clone() };
+        assert!(self.paths.insert(path.to_owned(), methods).is_none(), "{path} is there twice");
+        let mut item = self.document.paths.paths[&like.replace("{*", "{")].clone();
+        for operation in [&mut item.get, &mut item.head, &mut item.delete, &mut item.post].into_iter().flatten() {
+            operation.operation_id = operation.operation_id.take().map(|id| format!("{id}{}", path.replace('/', "_")));
+            // Its path has none.
+            operation.parameters.iter_mut().for_each(|all| all.retain(|one| one.parameter_in != ParameterIn::Path));
+        }
+        self.document.paths.paths.insert(path.to_owned(), item);
         self
     }
 
