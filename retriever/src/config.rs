@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use des_shared::config::{Auth, Listen, Setting, Values, ZoneSettings, settings};
 
+use crate::s3face::S3FaceConfig;
+
 /// Every setting the retriever reads. No Redis and no state store: it needs the shards alone.
 pub fn all_settings() -> Vec<Setting> {
     let own = [
@@ -13,7 +15,7 @@ pub fn all_settings() -> Vec<Setting> {
         settings::BIGFILES_PREFIX,
         settings::DELETE_API_KEY,
     ];
-    [&own, settings::ZONES, settings::PROCESS].concat()
+    [&own, settings::S3_FACE, settings::ZONES, settings::PROCESS].concat()
 }
 
 /// How many threads may read files and decompress: four a core, at least eight. The runtime's own limit is 512, and every
@@ -38,6 +40,8 @@ pub struct Config {
     pub bigfiles_prefix: String,
     /// Who may delete; nobody when there is none.
     pub deleters: Option<Auth>,
+    /// The S3 interface; none when there is none.
+    pub s3_face: Option<S3FaceConfig>,
 }
 
 impl Config {
@@ -53,6 +57,7 @@ impl Config {
             if usable { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a key prefix such as _bigFiles")) }
         });
         let deleters = Auth::read(values, &settings::DELETE_API_KEY);
+        let s3_face = S3FaceConfig::read(values, listen.as_ref());
         Some(Self {
             deleters,
             listen: listen?,
@@ -60,6 +65,7 @@ impl Config {
             cache_bytes: cache_bytes?,
             listing_ttl: Duration::from_secs(ttl?),
             bigfiles_prefix: bigfiles_prefix?,
+            s3_face: s3_face?,
         })
     }
 }

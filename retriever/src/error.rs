@@ -176,7 +176,8 @@ impl Error {
         }
     }
 
-    fn retry_after_s(&self) -> Option<u32> {
+    /// Seconds after which asking again may help.
+    pub(crate) fn retry_after_s(&self) -> Option<u32> {
         match self {
             Self::ZoneDown { .. } => Some(ZONE_RETRY_S),
             Self::ZoneUnusable { .. } => Some(REPAIR_RETRY_S),
@@ -186,7 +187,7 @@ impl Error {
     }
 
     /// What the client is told. How the stores are configured is for the log, not for clients.
-    fn told(&self) -> String {
+    pub(crate) fn told(&self) -> String {
         match self {
             Self::ZoneDown { zone, .. } => format!("zone {zone:?} does not answer; ask again later"),
             Self::ZoneUnusable { zone, .. } => {

@@ -2,6 +2,7 @@
 //!
 //! The way of a request: [`api`] reads it, [`serve`] goes through the places where the file can be, [`locate`] finds
 //! the entry with the help of [`cache`], [`fetch`] brings the checked bytes, [`represent`] says what HTTP has to know.
+//! [`s3face`] serves the same files as objects of a bucket, on an address of its own.
 //!
 //! It needs the shards alone: neither Redis nor the state store. Any number of retrievers run side by side.
 
@@ -15,6 +16,7 @@ mod locate;
 mod metrics;
 mod places;
 mod represent;
+mod s3face;
 mod serve;
 
 use std::fmt;
@@ -35,10 +37,12 @@ use crate::fetch::Fetcher;
 use crate::locate::Locator;
 use crate::metrics::RetrieverMetrics;
 use crate::places::Places;
+use crate::s3face::S3Face;
 use crate::serve::Files;
 
 pub use config::{Config, all_settings, blocking_threads};
 pub use error::Error;
+pub use s3face::{S3FaceConfig, S3Keys};
 
 /// What a retriever works with; opened by whoever starts it.
 #[derive(Clone)]
@@ -66,6 +70,7 @@ pub struct Retriever;
 pub struct Running {
     address: SocketAddr,
     server: JoinHandle<io::Result<()>>,
+    s3_face: Option<(SocketAddr, JoinHandle<io::Result<()>>)>,
 }
 
 impl Retriever {
@@ -77,14 +82,23 @@ impl Retriever {
         let listener = service::bind(config.listen.address).await?;
         let address = listener.local_addr()?;
         let drain = config.listen.drain;
+        let metrics = RetrieverMetrics::register(&deps.metrics, config.backend);
+        let files = Arc::new(files(&config, &deps, &metrics));
+        let s3_face = match config.s3_face.clone() {
+            None => None,
+            Some(face) => {
+                let face = S3Face::new(face, files.clone(), (deps.clock.clone(), metrics.clone()));
+                Some(face.start(shutdown.clone(), drain).await?)
+            }
+        };
         // Where requests need a key, that of a deleter is one.
         let auth = match &config.deleters {
             Some(deleters) if config.listen.auth.required() => config.listen.auth.or(deleters),
             _ => config.listen.auth.clone(),
         };
-        let router = service::with_auth(router(&config, deps, &shutdown), auth);
+        let router = service::with_auth(router(&config, deps, (files, metrics), &shutdown), auth);
         let server = tokio::spawn(service::serve(listener, router, shutdown, drain));
-        Ok(Running { address, server })
+        Ok(Running { address, server, s3_face })
     }
 }
 
@@ -94,12 +108,21 @@ impl Running {
         self.address
     }
 
+    /// The address at which the S3 interface really listens, when there is one.
+    pub fn s3_addr(&self) -> Option<SocketAddr> {
+        self.s3_face.as_ref().map(|(address, _)| *address)
+    }
+
     /// Returns when it has stopped.
     ///
     /// # Errors
-    /// When the listener failed.
+    /// When a listener failed.
     pub async fn join(self) -> io::Result<()> {
-        self.server.await.map_err(io::Error::other)?
+        let served = self.server.await.map_err(io::Error::other)?;
+        if let Some((_, face)) = self.s3_face {
+            face.await.map_err(io::Error::other)??;
+        }
+        served
     }
 }
 
@@ -113,11 +136,14 @@ fn files(config: &Config, deps: &Deps, metrics: &RetrieverMetrics) -> Files {
     }
 }
 
-fn router(config: &Config, deps: Deps, shutdown: &Shutdown) -> Router {
-    let metrics = RetrieverMetrics::register(&deps.metrics, config.backend);
-    let files = files(config, &deps, &metrics);
+fn router(
+    config: &Config,
+    deps: Deps,
+    (files, metrics): (Arc<Files>, RetrieverMetrics),
+    shutdown: &Shutdown,
+) -> Router {
     let readiness = files.places.readiness(Readiness::new(shutdown.clone()));
-    api::router(Api { files: Arc::new(files), metrics, deleters: config.deleters.clone(), clock: deps.clock.clone() })
+    api::router(Api { files, metrics, deleters: config.deleters.clone(), clock: deps.clock.clone() })
         .merge(service::health_routes(readiness, deps.metrics))
         .fallback(api::not_found)
 }

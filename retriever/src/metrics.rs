@@ -23,6 +23,7 @@ pub(crate) struct RetrieverMetrics {
     cache_bytes: IntGauge,
     in_flight: IntGauge,
     broken_off: IntCounter,
+    s3_face: IntCounterVec,
 }
 
 /// A request under way; dropping it ends it.
@@ -45,6 +46,11 @@ impl RetrieverMetrics {
         let seconds = HistogramOpts::new("des_retrieval_seconds", "Seconds until the answer's headers are ready.");
         let decompress = HistogramOpts::new("des_decompress_seconds", "Seconds to decompress one file.");
         let retrievals = counters("des_retrievals_total", "Requests for files by HTTP status.", &["backend", "status"]);
+        let s3_face = counters(
+            "des_s3_face_requests_total",
+            "Requests to the S3 interface by what they were for and HTTP status.",
+            &["operation", "status"],
+        );
         let reads = counters("des_s3_range_calls_total", "Reads of shards by what they are for.", &["backend", "type"]);
         Self {
             backend,
@@ -66,6 +72,7 @@ impl RetrieverMetrics {
             )),
             cache_bytes: metrics.register(gauge("des_cache_bytes", "Bytes in the cache, as it weighs them.")),
             in_flight: metrics.register(gauge("des_requests_in_flight", "Requests for files being answered.")),
+            s3_face: metrics.register(s3_face),
             broken_off: metrics.register(counter(
                 "des_responses_broken_off_total",
                 "Answers broken off in the middle because the bytes turned out wrong or the store failed.",
@@ -97,6 +104,10 @@ impl RetrieverMetrics {
 
     pub(crate) fn cache_weighs(&self, bytes: u64) {
         self.cache_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn s3_answered(&self, operation: &str, status: StatusCode) {
+        self.s3_face.with_label_values(&[operation, status.as_str()]).inc();
     }
 
     pub(crate) fn answer_broken_off(&self) {

@@ -48,6 +48,8 @@ pub(crate) struct Answer {
     /// 200, 206 or 304.
     pub(crate) status: StatusCode,
     pub(crate) etag: String,
+    /// Unix milliseconds.
+    pub(crate) last_modified_ms: u64,
     pub(crate) content_type: String,
     /// The bytes are a zstd frame of the file's.
     pub(crate) zstd: bool,
@@ -91,6 +93,11 @@ impl Files {
             return Err(error);
         }
         Err(Error::NotFound { uid: shown(&wanted.uid) })
+    }
+
+    /// Answers a request for a file of one slot, whatever its `created_at` says.
+    pub(crate) async fn answer_in(&self, slot: Slot, wanted: &Wanted) -> Result<Answer, Error> {
+        self.in_slot(slot, wanted).await?.ok_or_else(|| Error::NotFound { uid: shown(&wanted.uid) })
     }
 
     /// Asks the stores of a zone in order, until one has an answer.
@@ -170,6 +177,7 @@ impl Files {
         };
         let mut answer = Answer {
             status: StatusCode::OK,
+            last_modified_ms: represent::last_modified_ms(&located.shard),
             content_type: represent::content_type(&located.entry),
             zstd: form == Form::Stored,
             part: None,

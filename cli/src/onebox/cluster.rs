@@ -222,6 +222,7 @@ impl Parts<'_> {
             listing_ttl: LISTING_TTL,
             bigfiles_prefix: JobDefaults::default().pack.bigfiles_prefix,
             deleters: None,
+            s3_face: None,
         };
         let deps = des_retriever::Deps {
             zones: Arc::clone(&self.zones),

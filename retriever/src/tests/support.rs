@@ -28,7 +28,7 @@ use tempfile::TempDir;
 use crate::error::Error;
 use crate::metrics::RetrieverMetrics;
 use crate::serve::{Answer, Body, Files, Wanted};
-use crate::{Config, Deps, Retriever, Running};
+use crate::{Config, Deps, Retriever, Running, S3FaceConfig};
 
 /// The day of all files here that are not about days.
 pub(super) const NOON: &str = "2025-03-10T12:00:00Z";
@@ -126,6 +126,7 @@ impl Rig {
             listing_ttl: Duration::from_secs(5),
             bigfiles_prefix: "_bigFiles".to_owned(),
             deleters: None,
+            s3_face: None,
         };
         let clock = Arc::new(ManualClock::new(1_750_000_000_000));
         let deps = Deps { zones: Arc::new(zones), clock: clock.clone(), metrics: Metrics::new() };
@@ -159,6 +160,14 @@ impl Rig {
         }
     }
 
+    /// With an S3 interface for everybody.
+    pub(super) fn with_s3_face(mut self) -> Self {
+        let address = ([127, 0, 0, 1], 0).into();
+        let domain = Some("s3.example".to_owned());
+        self.config.s3_face = Some(S3FaceConfig { address, bucket: "des".to_owned(), keys: None, domain });
+        self
+    }
+
     /// The same zones behind a socket.
     pub(super) async fn serve(&self) -> Server {
         let shutdown = Shutdown::new();
@@ -176,6 +185,11 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn url(&self, path_and_query: &str) -> String {
         format!("http://{}{path_and_query}", self.running.local_addr())
+    }
+
+    /// The same at the S3 interface.
+    pub(super) fn s3_url(&self, path_and_query: &str) -> String {
+        format!("http://{}{path_and_query}", self.running.s3_addr().expect("an S3 interface"))
     }
 
     pub(super) async fn stop(self) {

@@ -19,6 +19,7 @@ mod source;
 mod verify;
 
 pub use bigfile::{BigFileStream, check_big_file, open_big_file};
+pub use entries::EntriesFrom;
 pub use error::ArchiveError;
 pub use recording::{RecordedCall, RecordingStore};
 pub use remote::{Lookup, RemoteShard};

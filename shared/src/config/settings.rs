@@ -78,6 +78,16 @@ settings! {
     DELETE_API_KEY = "DES_DELETE_API_KEY", "delete-api-key", "KEYS", None, true, "Keys, separated by commas, one of which a request to delete a file must carry in X-API-Key; without them nothing is deleted";
     /// Age of a listing.
     LISTING_TTL_SECONDS = "DES_LISTING_TTL_SECONDS", "listing-ttl-seconds", "SECONDS", Some("5"), false, "How long the retriever trusts a listing of a slot's shards";
+    /// Address of the S3 face.
+    S3_FACE_LISTEN = "DES_S3_FACE_LISTEN", "s3-face-listen", "ADDR", None, false, "Address of the read-only S3 interface, for example 127.0.0.1:8001; none when not set";
+    /// Bucket of the S3 face.
+    S3_FACE_BUCKET = "DES_S3_FACE_BUCKET", "s3-face-bucket", "NAME", Some("des"), false, "Name of the one bucket of the S3 interface";
+    /// Keys of the S3 face.
+    S3_FACE_KEYS = "DES_S3_FACE_KEYS", "s3-face-keys", "PAIRS", None, true, "Access keys of the S3 interface with their secrets, access:secret, separated by commas";
+    /// The same in a file.
+    S3_FACE_KEYS_FILE = "DES_S3_FACE_KEYS_FILE", "s3-face-keys-file", "FILE", None, false, "File with access keys of the S3 interface, one access:secret a line";
+    /// Domain of the S3 face.
+    S3_FACE_DOMAIN = "DES_S3_FACE_DOMAIN", "s3-face-domain", "DOMAIN", None, false, "Domain of the S3 interface, so that requests to BUCKET.DOMAIN work beside those to DOMAIN/BUCKET";
     /// Where large manifests wait for planning.
     SPOOL_DIR = "DES_SPOOL_DIR", "spool-dir", "DIR", None, false, "Folder for temporary files of planning; the system's own when not set";
     /// Back-pressure by tasks.
@@ -109,5 +119,7 @@ pub const QUEUE: &[Setting] =
 pub const JOB_DEFAULTS: &[Setting] = &[SHARD_FORMAT, CODEC, LEVEL, MAX_SHARD_SIZE, BIG_FILE_THRESHOLD, BIGFILES_PREFIX];
 /// Settings of what the coordinator takes in and what it tidies up.
 pub const UPKEEP: &[Setting] = &[MAX_WAITING_TASKS, MAX_WAITING_BYTES, JOB_RETENTION_DAYS, ORPHAN_HOURS];
+/// Settings of the retriever's S3 interface.
+pub const S3_FACE: &[Setting] = &[S3_FACE_LISTEN, S3_FACE_BUCKET, S3_FACE_KEYS, S3_FACE_KEYS_FILE, S3_FACE_DOMAIN];
 /// Settings of every service's process.
 pub const PROCESS: &[Setting] = &[API_KEYS, ALLOW_ANONYMOUS, DRAIN_SECONDS, LOG_FORMAT, LOG];
