@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use des_shared::archive::RemoteShard;
 use des_shared::shard::{Entry, Location, hex32};
 use sha2::{Digest, Sha256};
 
@@ -47,10 +46,10 @@ pub(crate) fn etag(located: &Located, form: Form) -> String {
     }
 }
 
-/// When the file was last changed, Unix milliseconds: when its shard was planned, the same in every copy of a version 3
-/// shard; of versions 1 and 2, when the shard's object was written.
-pub(crate) fn last_modified_ms(shard: &RemoteShard) -> u64 {
-    shard.sequence()
+/// When the file last changed here, in Unix seconds: the sequence of its shard, which decides between two versions of a
+/// file, so a newer version never has an older time. `None` where whoever packed it gave no time.
+pub(crate) fn modified_s(located: &Located) -> Option<u64> {
+    Some(located.shard.sequence() / 1000).filter(|seconds| *seconds > 0)
 }
 
 /// The media type: what the entry's meta says, else what the uid's extension says.

@@ -36,6 +36,21 @@ pub(crate) struct Wanted {
     pub(crate) if_none_match: Option<String>,
 }
 
+impl Wanted {
+    /// All of a file, as it is, without conditions.
+    pub(crate) fn whole(uid: impl Into<String>, created_at: CreatedAt) -> Self {
+        Self {
+            uid: uid.into(),
+            created_at,
+            head: false,
+            accepts_zstd: false,
+            range: None,
+            if_range: None,
+            if_none_match: None,
+        }
+    }
+}
+
 /// The body of an answer.
 pub(crate) enum Body {
     Empty,
@@ -48,8 +63,8 @@ pub(crate) struct Answer {
     /// 200, 206 or 304.
     pub(crate) status: StatusCode,
     pub(crate) etag: String,
-    /// Unix milliseconds.
-    pub(crate) last_modified_ms: u64,
+    /// When the file last changed here, Unix seconds, where that is known.
+    pub(crate) modified_s: Option<u64>,
     pub(crate) content_type: String,
     /// The bytes are a zstd frame of the file's.
     pub(crate) zstd: bool,
@@ -177,7 +192,7 @@ impl Files {
         };
         let mut answer = Answer {
             status: StatusCode::OK,
-            last_modified_ms: represent::last_modified_ms(&located.shard),
+            modified_s: represent::modified_s(located),
             content_type: represent::content_type(&located.entry),
             zstd: form == Form::Stored,
             part: None,

@@ -1,6 +1,6 @@
 //! What a client of S3 is told when a file is not served.
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use s3s::{S3Error, S3ErrorCode};
 
 use crate::error::Error;
@@ -8,16 +8,16 @@ use crate::error::Error;
 /// The error as S3 has it. Codes decide what clients do: they try again after `SlowDown`, `ServiceUnavailable` and
 /// `InternalError`, and take `NoSuchKey` for an answer.
 pub(super) fn s3_error(error: &Error) -> S3Error {
-    let code = match error {
-        Error::BadRequest { .. } => S3ErrorCode::InvalidArgument,
-        Error::UidTooLong { .. } => S3ErrorCode::KeyTooLongError,
-        Error::NotFound { .. } | Error::Deleted { .. } => S3ErrorCode::NoSuchKey,
-        Error::RangeNotSatisfiable { .. } => S3ErrorCode::InvalidRange,
-        Error::Busy => S3ErrorCode::SlowDown,
-        Error::ZoneDown { .. } | Error::ZoneUnusable { .. } | Error::Moving { .. } => S3ErrorCode::ServiceUnavailable,
-        Error::Damaged { .. } | Error::TooLarge { .. } | Error::TooMany { .. } | Error::NoZone(_) => {
-            S3ErrorCode::InternalError
-        }
+    let code = match error.status() {
+        StatusCode::BAD_REQUEST => S3ErrorCode::InvalidArgument,
+        StatusCode::URI_TOO_LONG => S3ErrorCode::KeyTooLongError,
+        StatusCode::NOT_FOUND | StatusCode::GONE => S3ErrorCode::NoSuchKey,
+        StatusCode::PRECONDITION_FAILED => S3ErrorCode::PreconditionFailed,
+        StatusCode::RANGE_NOT_SATISFIABLE => S3ErrorCode::InvalidRange,
+        StatusCode::SERVICE_UNAVAILABLE if matches!(error, Error::Busy) => S3ErrorCode::SlowDown,
+        StatusCode::SERVICE_UNAVAILABLE => S3ErrorCode::ServiceUnavailable,
+        // Damage above all.
+        _ => S3ErrorCode::InternalError,
     };
     let mut told = S3Error::with_message(code, error.told());
     // These take the place of the usual ones.
@@ -39,7 +39,7 @@ pub(super) fn s3_error(error: &Error) -> S3Error {
 pub(super) fn log(error: &Error, key: &str) {
     let key: String = key.chars().take(300).collect();
     match error.status() {
-        axum::http::StatusCode::SERVICE_UNAVAILABLE => tracing::warn!(key, "not served over S3: {error}"),
+        StatusCode::SERVICE_UNAVAILABLE => tracing::warn!(key, "not served over S3: {error}"),
         status if status.is_server_error() => tracing::error!(key, "not served over S3: {error}"),
         _ => tracing::debug!(key, "not served over S3: {error}"),
     }

@@ -142,6 +142,7 @@ impl Door {
         }
         if self.open {
             parts.headers.remove(header::AUTHORIZATION);
+            parts.uri = without_signature(&parts.uri);
         }
         let head = parts.method == Method::HEAD;
         let request = Request::from_parts(parts, s3s::Body::empty());
@@ -160,6 +161,14 @@ fn is_version_2(headers: &HeaderMap, uri: &Uri) -> bool {
     let in_header = headers.get(header::AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(b"AWS "));
     let query = uri.query().unwrap_or_default();
     in_header || query.split('&').any(|pair| pair.starts_with("AWSAccessKeyId=") || pair.starts_with("Signature="))
+}
+
+/// A presigned URL without what was signed.
+fn without_signature(uri: &Uri) -> Uri {
+    let Some(query) = uri.query().filter(|query| query.contains("X-Amz-")) else { return uri.clone() };
+    let kept: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with("X-Amz-")).collect();
+    // A part of a URI that was one before.
+    format!("{}?{}", uri.path(), kept.join("&")).parse().unwrap_or_else(|_| uri.clone())
 }
 
 /// These have no body, which the library gives every error.

@@ -16,7 +16,6 @@ use super::Front;
 use super::errors::{log, refused, s3_error};
 use super::query::parse_key;
 use crate::error::Error;
-use crate::represent;
 use crate::serve::{Answer, Body, Wanted};
 
 /// What a request for an object asks for, beside its key.
@@ -35,15 +34,12 @@ impl Asked<'_> {
 
     /// The same in the words of the HTTP interface.
     fn wanted(&self, uid: &str, created_at: CreatedAt) -> Wanted {
+        // A client of S3 takes the bytes for the object's, whatever Content-Encoding says: so no stored frames.
         Wanted {
-            uid: uid.to_owned(),
-            created_at,
             head: self.head,
-            // A client of S3 takes the bytes for the object's, whatever Content-Encoding says.
-            accepts_zstd: false,
             range: self.header(&header::RANGE),
-            if_range: None,
             if_none_match: self.header(&header::IF_NONE_MATCH),
+            ..Wanted::whole(uid, created_at)
         }
     }
 }
@@ -97,9 +93,9 @@ impl Asked<'_> {
             let seconds = httpdate::parse_http_date(&self.header(name)?).ok()?.duration_since(std::time::UNIX_EPOCH);
             seconds.ok().map(|since| since.as_secs())
         };
-        let changed_s = answer.last_modified_ms / 1000;
+        let changed_s = answer.modified_s.unwrap_or_default();
         let fails = match self.header(&header::IF_MATCH) {
-            Some(tags) => !represent::matches_any(&tags, &answer.etag),
+            Some(tags) => tags.trim() != "*" && tags.split(',').all(|tag| tag.trim() != answer.etag),
             None => date(&header::IF_UNMODIFIED_SINCE).is_some_and(|since| changed_s > since),
         };
         if fails {
@@ -130,8 +126,8 @@ pub(super) fn etag(quoted: &str) -> ETag {
     ETag::Strong(quoted.trim_matches('"').to_owned())
 }
 
-pub(super) fn timestamp(unix_ms: u64) -> Timestamp {
-    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000);
+pub(super) fn timestamp(unix_s: u64) -> Timestamp {
+    let time = OffsetDateTime::from_unix_timestamp(signed(unix_s));
     time.unwrap_or(OffsetDateTime::UNIX_EPOCH).into()
 }
 

@@ -69,7 +69,7 @@ impl Writer {
                     key: Some(self.text(&key)),
                     size: Some(signed(file.size)),
                     e_tag: Some(etag(&file.etag)),
-                    last_modified: Some(timestamp(file.last_modified_ms)),
+                    last_modified: Some(timestamp(file.modified_s)),
                     storage_class: Some(ObjectStorageClass::from_static(ObjectStorageClass::STANDARD)),
                     ..Object::default()
                 }),
@@ -93,7 +93,7 @@ impl S3 for Front {
     async fn list_buckets(&self, _: S3Request<ListBucketsInput>) -> S3Result<S3Response<ListBucketsOutput>> {
         let bucket = Bucket {
             name: Some(self.bucket.clone()),
-            creation_date: Some(timestamp(self.started_ms)),
+            creation_date: Some(timestamp(self.started_ms / 1000)),
             ..Bucket::default()
         };
         Ok(S3Response::new(ListBucketsOutput { buckets: Some(vec![bucket]), ..ListBucketsOutput::default() }))
@@ -125,7 +125,7 @@ impl S3 for Front {
             content_range: content_range(&answer),
             content_type: Some(answer.content_type),
             e_tag: Some(etag(&answer.etag)),
-            last_modified: Some(timestamp(answer.last_modified_ms)),
+            last_modified: Some(timestamp(answer.modified_s.unwrap_or_default())),
             body: Some(self.blob(answer.body)),
             ..GetObjectOutput::default()
         }))
@@ -141,7 +141,7 @@ impl S3 for Front {
             content_length: Some(signed(answer.length)),
             content_type: Some(answer.content_type),
             e_tag: Some(etag(&answer.etag)),
-            last_modified: Some(timestamp(answer.last_modified_ms)),
+            last_modified: Some(timestamp(answer.modified_s.unwrap_or_default())),
             ..HeadObjectOutput::default()
         }))
     }

@@ -206,7 +206,7 @@ impl Shard<'_> {
         Item::File(File {
             size,
             etag: represent::etag(&located, Form::Raw),
-            last_modified_ms: represent::last_modified_ms(self.shard),
+            modified_s: represent::modified_s(&located).unwrap_or_default(),
             rank: (self.shard.sequence(), self.key.clone()),
         })
     }

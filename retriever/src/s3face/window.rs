@@ -24,8 +24,8 @@ pub(super) struct File {
     pub(super) size: u64,
     /// With its quotes.
     pub(super) etag: String,
-    /// Unix milliseconds.
-    pub(super) last_modified_ms: u64,
+    /// Unix seconds.
+    pub(super) modified_s: u64,
     /// Of two shards with the same uid the one with the greater sequence wins, then the greater key.
     pub(super) rank: (u64, Arc<str>),
 }
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     fn file(sequence: u64, shard: &str) -> Item {
-        Item::File(File { size: sequence, etag: String::new(), last_modified_ms: 0, rank: (sequence, shard.into()) })
+        Item::File(File { size: sequence, etag: String::new(), modified_s: 0, rank: (sequence, shard.into()) })
     }
 
     #[test]

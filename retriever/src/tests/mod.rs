@@ -6,6 +6,7 @@ mod damage;
 mod deleting;
 mod find;
 mod http;
+mod s3clients;
 mod s3face;
 mod s3listing;
 mod support;

@@ -137,6 +137,8 @@ async fn nothing_can_be_written() {
         "AWS4-HMAC-SHA256 Credential=x/20250310/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0",
     )];
     assert_eq!(get(&server, "/des/20250310/a", &signed).await.status(), 200);
+    let presigned = "/des/20250310/a?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=x&X-Amz-Signature=0";
+    assert_eq!(get(&server, presigned, &[]).await.status(), 200);
     server.stop().await;
 }
 

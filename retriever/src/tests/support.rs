@@ -160,6 +160,18 @@ impl Rig {
         }
     }
 
+    /// Two zones with 16 slots; those from `split` on are the second one's.
+    pub(super) fn two_zones(places: [&Place; 2], split: u32) -> Self {
+        let ranges = [(0, split - 1), (split, 15)].into_iter().zip(places);
+        let zones = ranges.map(|((start, end), place)| Zone {
+            name: format!("from-{start}"),
+            range: ShardRange { start, end },
+            store: place.store(),
+            replicas: Vec::new(),
+        });
+        Self::over(Zones::new(n_bits(4), zones.collect()).expect("two zones"))
+    }
+
     /// With an S3 interface for everybody.
     pub(super) fn with_s3_face(mut self) -> Self {
         let address = ([127, 0, 0, 1], 0).into();
