@@ -167,6 +167,8 @@ async fn boto3_reads_lists_and_is_refused() {
 /// rclone with everything by environment, so that no configuration of a person's is touched.
 fn rclone_at(face: &Face, folder: &TempDir) -> Command {
     let mut command = Command::new("rclone");
+    // It stops where a person's environment names a bundle for TLS, which nobody needs here.
+    command.env_remove("AWS_CA_BUNDLE");
     command.env("RCLONE_CONFIG", folder.path().join("none.conf")).env("RCLONE_CACHE_DIR", folder.path().join("cache"));
     for (name, value) in [
         ("TYPE", "s3"),
@@ -209,10 +211,13 @@ async fn rclone_copies_a_date_and_finds_nothing_different() {
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     checked(output);
     assert!(!log.contains("Copied"), "{log}");
-    // Names that a folder cannot hold as they are.
+    // One by one: rclone's recursive listing never ends where a uid has a component `..` or none at all.
+    let one = folder.path().join("one");
     for uid in ["100%", "a+b", "a b", "日本/語.txt", "%2F", "😀", "#frag"] {
-        let output = run(&mut rclone_at(&face, &folder), ["cat", &format!("des:des/20250310/{uid}")]).await;
-        assert!(output.status.success() && output.stdout == face.truth[&format!("20250310/{uid}")].0, "{uid}");
+        let key = format!("20250310/{uid}");
+        let args = ["copyto", "--retries", "1", "-I", &format!("des:des/{key}"), one.to_str().expect("UTF-8")];
+        checked(run(&mut rclone_at(&face, &folder), args).await);
+        assert!(std::fs::read(&one).expect("copied") == face.truth[&key].0, "{uid}");
     }
     let refused = run(&mut rclone_at(&face, &folder), ["rcat", "--retries", "1", "des:des/20250310/new"]).await;
     assert!(!refused.status.success());
@@ -229,9 +234,9 @@ async fn the_sdk_reads_every_odd_key() {
         credentials: Some(S3Credentials { access_key_id: ACCESS.to_owned(), secret_access_key: SECRET.to_owned() }),
         ..S3Config::new("des")
     };
-    // Our own store is one more client.
+    // Our own store is one more client. It refuses keys that no folder could have.
     let store = S3Store::connect(&config).await.expect("a client");
-    for uid in ODD {
+    for uid in ODD.into_iter().filter(|uid| uid.split('/').all(|part| !matches!(part, "" | "." | ".."))) {
         let key = format!("20251231/{uid}");
         let fetched = store.get(&key, ByteRange::Full).await.unwrap_or_else(|e| panic!("{key}: {e}"));
         assert!(fetched.bytes == face.truth[&key].0, "{key}");
