@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use des_shared::config::{Values, settings};
@@ -131,7 +131,7 @@ fn python() -> PathBuf {
 }
 
 async fn run<S: AsRef<OsStr>>(command: &mut Command, args: impl IntoIterator<Item = S>) -> Output {
-    let running = command.args(args).kill_on_drop(true).output();
+    let running = command.args(args).stdin(Stdio::null()).kill_on_drop(true).output();
     timeout(PATIENCE, running).await.expect("it ends").expect("it runs; scripts/setup installs what the tests need")
 }
 
@@ -219,7 +219,11 @@ async fn rclone_copies_a_date_and_finds_nothing_different() {
         checked(run(&mut rclone_at(&face, &folder), args).await);
         assert!(std::fs::read(&one).expect("copied") == face.truth[&key].0, "{uid}");
     }
-    let refused = run(&mut rclone_at(&face, &folder), ["rcat", "--retries", "1", "des:des/20250310/new"]).await;
+    let refused = run(
+        &mut rclone_at(&face, &folder),
+        ["copyto", "--retries", "1", one.to_str().expect("UTF-8"), "des:des/20250310/new"],
+    )
+    .await;
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("MethodNotAllowed"), "{refused:?}");
     face.server.stop().await;
