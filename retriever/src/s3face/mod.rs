@@ -34,6 +34,7 @@ use futures::StreamExt;
 use s3s::host::SingleDomain;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3Error, S3ErrorCode};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use self::errors::refused;
@@ -99,8 +100,14 @@ impl S3Face {
         shutdown: Shutdown,
         drain: Duration,
     ) -> io::Result<(SocketAddr, JoinHandle<io::Result<()>>)> {
-        let listener = service::bind(self.address).await?;
+        let named = |e: io::Error| {
+            let why = format!("cannot listen on {} for S3: {e}; choose another with --s3-face-listen", self.address);
+            io::Error::new(e.kind(), why)
+        };
+        let listener = TcpListener::bind(self.address).await.map_err(named)?;
         let address = listener.local_addr()?;
+        // Not the words of the service itself, which scripts look for.
+        tracing::info!(%address, "serving S3");
         let router = Router::new().fallback(enter).with_state(self.door);
         Ok((address, tokio::spawn(service::serve(listener, router, shutdown, drain))))
     }
