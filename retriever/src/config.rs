@@ -11,6 +11,8 @@ use des_shared::store::guarded::GuardOptions;
 use crate::cache::disk::{self, DiskConfig};
 use crate::keys::KeySettings;
 
+use crate::s3face::S3FaceConfig;
+
 /// Every setting the retriever reads. No Redis and no state store: it needs the shards alone.
 pub fn all_settings() -> Vec<Setting> {
     let own = [
@@ -29,7 +31,7 @@ pub fn all_settings() -> Vec<Setting> {
         settings::URL_MAX_LIFETIME,
         settings::BATCH_MAX_FILES,
     ];
-    [&own, settings::ENDURANCE, settings::ZONES, settings::PROCESS].concat()
+    [&own, settings::ENDURANCE, settings::S3_FACE, settings::ZONES, settings::PROCESS].concat()
 }
 
 /// How many threads may read files and decompress: four a core, at least eight. The runtime's own limit is 512, and every
@@ -60,6 +62,8 @@ pub struct Config {
     pub cache_control: Option<HeaderValue>,
     /// Who may delete; nobody when there is none.
     pub deleters: Option<Auth>,
+    /// The S3 interface; none when there is none.
+    pub s3_face: Option<S3FaceConfig>,
     /// The most files of one batch.
     pub batch_max_files: usize,
     /// Keys with names and scopes, and what signs URLs.
@@ -140,6 +144,7 @@ impl Config {
             value.ok_or_else(|| format!("{text:?} is not a value of Cache-Control such as public, max-age=60"))
         });
         let deleters = Auth::read(values, &settings::DELETE_API_KEY);
+        let s3_face = S3FaceConfig::read(values, listen.as_ref());
         let batch_max_files = values.number(&settings::BATCH_MAX_FILES, 1..=100_000);
         let keys = KeySettings::read(values);
         let endurance = Endurance::read(values);
@@ -157,6 +162,7 @@ impl Config {
             bigfiles_prefix: bigfiles_prefix?,
             cache_control,
             batch_max_files: batch_max_files? as usize,
+            s3_face: s3_face?,
         })
     }
 

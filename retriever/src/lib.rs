@@ -3,7 +3,8 @@
 //! The way of a request: [`api`] reads it, [`serve`] goes through the dates where the file can be, [`replicas`] through
 //! the stores of its zone, [`locate`] finds the entry with the help of [`cache`], [`fetch`] brings the checked bytes
 //! ([`parts`] those of parts of big files), [`represent`], [`negotiate`] and [`conditions`] say what HTTP has to know.
-//! [`batch`] answers many files at once, [`keys`] says who may, [`graphql`] is another way to ask.
+//! [`batch`] answers many files at once, [`keys`] says who may, [`graphql`] is another way to ask, and [`s3face`] serves
+//! the same files as objects of a bucket, on an address of its own.
 //!
 //! It needs the shards alone: neither Redis nor the state store. Any number of retrievers run side by side.
 
@@ -25,6 +26,7 @@ mod parts;
 mod places;
 mod replicas;
 mod represent;
+mod s3face;
 mod serve;
 
 use std::fmt;
@@ -50,12 +52,14 @@ use crate::locate::Locator;
 use crate::metrics::RetrieverMetrics;
 use crate::parts::Parts;
 use crate::places::Places;
+use crate::s3face::S3Face;
 use crate::serve::Files;
 
 pub use cache::disk::DiskConfig;
 pub use config::{Config, Endurance, all_settings, blocking_threads};
 pub use error::Error;
 pub use keys::{Key, KeySettings, KeysFile, KeysFileError, Limit, NewKey, Scope, Scopes, SignError, UrlKeys};
+pub use s3face::{S3FaceConfig, S3Keys};
 
 /// What a retriever works with; opened by whoever starts it.
 #[derive(Clone)]
@@ -85,6 +89,7 @@ pub struct Retriever;
 pub struct Running {
     address: SocketAddr,
     server: JoinHandle<io::Result<()>>,
+    s3_face: Option<(SocketAddr, JoinHandle<io::Result<()>>)>,
 }
 
 impl Retriever {
@@ -103,7 +108,14 @@ impl Retriever {
         let drain = Drain { notice: config.endurance.drain_notice, grace: config.listen.drain };
         let gate = Arc::new(Gate::new(&config, deps.clock.clone(), &deps.metrics));
         let watch = gate.watch()?;
-        let files = files_over(&config, &deps, &metrics, disk.as_ref());
+        let files = Arc::new(files_over(&config, &deps, &metrics, disk.as_ref()));
+        let s3_face = match config.s3_face.clone() {
+            None => None,
+            Some(face) => {
+                let face = S3Face::new(face, files.clone(), (deps.clock.clone(), metrics.clone()));
+                Some(face.start(shutdown.clone(), drain).await?)
+            }
+        };
         let router = gate.guard(router(&config, (deps, metrics, files), &shutdown));
         let server = tokio::spawn(async move {
             let served = tokio::select! {
@@ -115,7 +127,7 @@ impl Retriever {
             }
             served
         });
-        Ok(Running { address, server })
+        Ok(Running { address, server, s3_face })
     }
 }
 
@@ -125,12 +137,21 @@ impl Running {
         self.address
     }
 
+    /// The address at which the S3 interface really listens, when there is one.
+    pub fn s3_addr(&self) -> Option<SocketAddr> {
+        self.s3_face.as_ref().map(|(address, _)| *address)
+    }
+
     /// Returns when it has stopped.
     ///
     /// # Errors
-    /// When the listener failed.
+    /// When a listener failed.
     pub async fn join(self) -> io::Result<()> {
-        self.server.await.map_err(io::Error::other)?
+        let served = self.server.await.map_err(io::Error::other)?;
+        if let Some((_, face)) = self.s3_face {
+            face.await.map_err(io::Error::other)??;
+        }
+        served
     }
 }
 
@@ -151,10 +172,13 @@ fn files_over(config: &Config, deps: &Deps, metrics: &RetrieverMetrics, disk: Op
     }
 }
 
-fn router(config: &Config, (deps, metrics, files): (Deps, RetrieverMetrics, Files), shutdown: &Shutdown) -> Router {
+fn router(
+    config: &Config,
+    (deps, metrics, files): (Deps, RetrieverMetrics, Arc<Files>),
+    shutdown: &Shutdown,
+) -> Router {
     let readiness = files.places.readiness(Readiness::new(shutdown.clone()));
     let deadline = Deadline { limit: config.endurance.request_deadline, passed: metrics.deadlines_passed() };
-    let files = Arc::new(files);
     let api = Api {
         files: files.clone(),
         batches: Arc::new(Batches::new(config.batch_max_files)),

@@ -73,6 +73,7 @@ pub(crate) struct RetrieverMetrics {
     guards: GuardMetrics,
     batch_files: IntCounterVec,
     batch_again: IntCounter,
+    s3_face: IntCounterVec,
 }
 
 /// A request under way; dropping it ends it.
@@ -95,6 +96,11 @@ impl RetrieverMetrics {
         let seconds = HistogramOpts::new("des_retrieval_seconds", "Seconds until the answer's headers are ready.");
         let decompress = HistogramOpts::new("des_decompress_seconds", "Seconds to decompress one file.");
         let retrievals = counters("des_retrievals_total", "Requests for files by HTTP status.", &["backend", "status"]);
+        let s3_face = counters(
+            "des_s3_face_requests_total",
+            "Requests to the S3 interface by what they were for and HTTP status.",
+            &["operation", "status"],
+        );
         let reads = counters("des_s3_range_calls_total", "Reads of shards by what they are for.", &["backend", "type"]);
         let hits = counters("des_cache_hit_total", "What was wanted and in a cache, by kind.", &["kind"]);
         let misses = counters("des_cache_miss_total", "What was wanted and not in a cache, by kind.", &["kind"]);
@@ -115,6 +121,7 @@ impl RetrieverMetrics {
             cache_misses: CacheKind::ALL.map(|kind| misses.with_label_values(&[kind.label()])),
             cache_bytes: metrics.register(cache_bytes),
             in_flight: metrics.register(gauge("des_requests_in_flight", "Requests for files being answered.")),
+            s3_face: metrics.register(s3_face),
             broken_off: metrics.register(counter(
                 "des_responses_broken_off_total",
                 "Answers broken off in the middle because the bytes turned out wrong or the store failed.",
@@ -192,6 +199,10 @@ impl RetrieverMetrics {
 
     pub(crate) fn batch_file_read_again(&self) {
         self.batch_again.inc();
+    }
+
+    pub(crate) fn s3_answered(&self, operation: &str, status: StatusCode) {
+        self.s3_face.with_label_values(&[operation, status.as_str()]).inc();
     }
 
     pub(crate) fn answer_broken_off(&self) {

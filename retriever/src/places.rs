@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use des_shared::archive::{OnRead, Source};
-use des_shared::clock::Dice;
 use des_shared::service::{Check, Readiness};
 use des_shared::store::SharedStore;
 use des_shared::store::guarded::{BreakerState, Guard, GuardedStore};

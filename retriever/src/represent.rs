@@ -29,9 +29,12 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
 /// A strong entity tag: other bytes have another one. Of a big file it is its hash. Of a file in a shard it is a digest
 /// of the shard's identity and the file's place in it, the same in every copy of a version 3 shard; versions 1 and 2
 /// keep no checksums, so the store's own tag of the shard stands in for them.
+///
+/// It ends as that of an S3 object uploaded in one part does: clients of S3 take a tag without a hyphen for the MD5 of
+/// the bytes, and refuse those when it is not.
 pub(crate) fn etag(located: &Located, form: Form) -> String {
     let inline = match located.entry.location {
-        Location::BigFile { sha256, .. } => return format!("\"{}\"", hex32(&sha256)),
+        Location::BigFile { sha256, .. } => return format!("\"{}-1\"", hex32(&sha256)),
         Location::Inline(inline) => inline,
     };
     let object = located.shard.object();
@@ -51,7 +54,7 @@ pub(crate) fn etag(located: &Located, form: Form) -> String {
     digest.update(inline.crc32c.unwrap_or_default().to_le_bytes());
     let name = &hex32(&digest.finalize().into())[..32];
     match form {
-        Form::Raw => format!("\"{name}\""),
+        Form::Raw => format!("\"{name}-1\""),
         // Another sequence of bytes, so another strong tag.
         Form::Stored => format!("\"{name}-zstd\""),
     }

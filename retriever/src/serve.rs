@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use des_shared::archive::ArchiveError;
 use des_shared::created_at::CreatedAt;
-use des_shared::routing::candidate_slots;
+use des_shared::routing::{Slot, candidate_slots};
 use des_shared::shard::{Codec, Location};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -112,6 +112,11 @@ impl Files {
             return Err(error);
         }
         Err(Error::NotFound { uid: shown(&wanted.uid) })
+    }
+
+    /// Answers a request for a file of one slot, whatever its `created_at` says.
+    pub(crate) async fn answer_in(&self, slot: Slot, wanted: &Wanted) -> Result<Answer, Error> {
+        self.in_slot(slot, wanted).await?.ok_or_else(|| Error::NotFound { uid: shown(&wanted.uid) })
     }
 
     /// The form the client wants, with its bytes.

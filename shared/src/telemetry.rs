@@ -26,9 +26,13 @@ impl LogSettings {
     }
 }
 
+/// The S3 library logs every refused request as an error, and whole requests when told to; what matters of them is logged
+/// by the service. Who wants its lines names it in the filter.
+const QUIET: &str = "s3s=off";
+
 /// Begins to log. Called once by each `main`; a second call in the same process changes nothing.
 pub fn init(settings: &LogSettings) {
-    let filter = settings.filter.parse::<EnvFilter>().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = format!("{QUIET},{}", settings.filter).parse::<EnvFilter>().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let outcome = match settings.format {
         LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).finish().try_init(),

@@ -228,6 +228,7 @@ impl Parts<'_> {
             endurance: des_retriever::Endurance::default(),
             keys: des_retriever::KeySettings::default(),
             batch_max_files: 10_000,
+            s3_face: None,
         };
         let deps = des_retriever::Deps {
             zones: Arc::clone(&self.zones),

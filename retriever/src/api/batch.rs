@@ -32,7 +32,7 @@ const OFFLOAD_BYTES: usize = 64 * 1024;
     tag = "files",
     params(("Accept" = Option<String>, Header, description = "application/x-tar (also without it), application/zip or \
         multipart/mixed.")),
-    request_body(content = [(Vec<Object> = "application/json"), (String = "application/x-ndjson")], description = "A list of \
+    request_body(content((Vec<Object> = "application/json"), (String = "application/x-ndjson")), description = "A list of \
         objects with `uid` and `created_at`; as JSON, or one a line.",
         example = json!([{"uid": "a.txt", "created_at": "2025-03-10T12:00:00Z"}])),
     responses(BatchAnswers)

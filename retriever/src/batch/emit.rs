@@ -195,15 +195,7 @@ impl Sender {
 
     /// As a single request is answered, with all its means.
     async fn alone(&mut self, index: usize, asked: &Asked) -> Result<(), Broken> {
-        let wanted = Wanted {
-            uid: asked.uid.clone(),
-            created_at: asked.created_at.clone(),
-            head: false,
-            accepts_zstd: false,
-            range: None,
-            if_range: None,
-            if_none_match: None,
-        };
+        let wanted = Wanted::whole(asked.uid.clone(), asked.created_at.clone());
         // A batch has time: it may wait longer for memory than a single request.
         let mut answer = self.files.answer(&wanted).await;
         for _ in 1..TRIES {

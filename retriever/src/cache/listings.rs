@@ -62,6 +62,14 @@ pub(crate) struct Listed {
     pub(crate) id: Arc<ObjectId>,
 }
 
+impl Listed {
+    /// A shard of the store of this number.
+    pub(crate) fn new(store: u32, meta: ObjectMeta) -> Self {
+        let id = Arc::new(ObjectId::new(store, &meta));
+        Self { meta, id }
+    }
+}
+
 /// A file that is deleted, and when, Unix milliseconds.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tombstone(UidHash, u64);
@@ -102,8 +110,7 @@ impl Listable for Listed {
         }
         let name = parse_shard_name(&object.key)?;
         let slot = Slot::parse(&name.slot, like.n_bits).ok()?;
-        let id = Arc::new(ObjectId::new(store, &object));
-        (slot.date == like.date).then_some((slot.index, Self { meta: object, id }))
+        (slot.date == like.date).then(|| (slot.index, Self::new(store, object)))
     }
 
     fn weight(&self) -> usize {

@@ -27,7 +27,7 @@ use crate::error::Error;
 use crate::metrics::{CacheKind, RetrieverMetrics};
 use crate::places::Replica;
 
-pub(crate) use listings::{Age, Listed, Page, Tombstone};
+pub(crate) use listings::{Age, Listable, Listed, Page, Tombstone};
 pub(crate) use payloads::{PayloadKey, Payloads};
 
 /// Tails and blocks read at the same time: each takes memory that is not the cache's.

@@ -6,6 +6,7 @@ use des_shared::archive::RemoteShard;
 use des_shared::layout::parse_shard_name;
 use des_shared::routing::Slot;
 
+use crate::cache::Age;
 use crate::error::Error;
 use crate::serve::{Files, shown};
 
@@ -22,13 +23,13 @@ impl Files {
     pub(super) async fn shard(&self, key: &str) -> Result<Arc<RemoteShard>, Error> {
         let unknown = || Error::ShardNotFound { key: shown(key) };
         let (_, slot) = self.zone_of(key).ok_or_else(unknown)?;
-        let ttl_ms = self.locator.listing_ttl.as_millis() as u64;
+        let age = Age::Below(self.locator.listing_ttl);
         let mut failed = None;
         for replica in self.places.replicas(slot.index)? {
             let attempt = async {
-                let (listing, _) = self.locator.cache.listing(replica, slot, ttl_ms).await?;
-                let object = listing.shards.iter().find(|object| object.key == key).ok_or_else(unknown)?;
-                self.locator.cache.shard(replica, object).await
+                let listing = self.locator.cache.shards(replica, slot, age).await?;
+                let listed = listing.of(slot).iter().find(|listed| listed.meta.key == key).ok_or_else(unknown)?;
+                self.locator.cache.shard(replica, listed).await
             };
             match attempt.await {
                 Ok(shard) => return Ok(shard),

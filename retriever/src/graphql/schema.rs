@@ -228,7 +228,7 @@ async fn look_up(files: &Files, uid: String, created_at: String) -> Result<File,
 }
 
 fn head_of(uid: String, created_at: CreatedAt) -> Wanted {
-    Wanted { uid, created_at, head: true, accepts_zstd: false, range: None, if_range: None, if_none_match: None }
+    Wanted { head: true, ..Wanted::whole(uid, created_at) }
 }
 
 /// Codec, stored bytes, and the hash where it is a large file.

@@ -160,7 +160,7 @@ async fn what_cannot_be_had_is_reported_and_the_rest_comes() {
     let none = options(ShardFormat::V3, CodecChoice::None);
     put_in_all_slots(&place, "0000", &pack(&none, 1, &files, None));
     let rig = Rig::new(&place, 4);
-    let why = Reasons { deleted_by: "ann".to_owned(), reason: "asked to".to_owned(), ticket_id: None };
+    let why = Reasons { deleted_by: "ann".to_owned(), reason: "asked to".to_owned(), ticket_id: None, key_name: None };
     let deletion = Deletion { uid: "b".to_owned(), created_at: CreatedAt::parse(NOON).expect("a moment"), why };
     rig.files.delete(&deletion, rig.clock.now_ms()).await.expect("deleted");
     let (answer, report) = get(&rig, &list(["a", "b", "nowhere", "empty", "c", "a"])).await;

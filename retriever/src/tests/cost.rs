@@ -10,6 +10,7 @@ use des_shared::tombstone::TOMBSTONES_PREFIX;
 use futures::future::join_all;
 
 use super::support::{Content, NOON, Place, Rig, bytes_of, content, key, many, noise, slot, v3, wanted};
+use crate::negotiate::Codings;
 use crate::serve::Wanted;
 
 /// A shard whose index is too long for the tail.
@@ -143,7 +144,7 @@ async fn a_hundred_at_once_read_a_hot_file_once() {
         assert_eq!(place.counted(), calls, "listing, tail and payload once, then nothing");
     }
     // The stored frame is another thing than the file.
-    let wanted = Wanted { accepts_zstd: true, ..wanted("folder/file-00001.json", NOON) };
+    let wanted = Wanted { accepts: Codings::read("zstd"), ..wanted("folder/file-00001.json", NOON) };
     for reads in [1, 0] {
         let answer = rig.answer(&wanted).await.expect("found");
         let stored = answer.zstd;

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use des_shared::metrics::Metrics;
 use des_shared::service::Shutdown;
 use reqwest::{Client, Method};
 use serde_json::Value;
+
+use crate::metrics::RetrieverMetrics;
 
 use super::support::{Place, Rig};
 
@@ -25,7 +28,9 @@ async fn what_is_served_is_described_and_what_is_described_is_served() {
     let place = Place::new();
     // The router knows its routes only by what it prints.
     let rig = Rig::new(&place, 8);
-    let printed = format!("{:?}", crate::router(&rig.config, rig.deps.clone(), &Shutdown::new()));
+    let metrics = RetrieverMetrics::register(&Metrics::new(), "local");
+    let printed =
+        format!("{:?}", crate::router(&rig.config, (rig.deps.clone(), metrics, rig.files.clone()), &Shutdown::new()));
     let paths =
         printed.split('"').filter(|text| text.len() > 1 && text.starts_with('/') && !text.contains("__private"));
     let routed: BTreeSet<String> = paths.map(|path| path.replace("{*", "{")).collect();

@@ -31,7 +31,7 @@ use crate::error::Error;
 use crate::keys::KeySettings;
 use crate::metrics::RetrieverMetrics;
 use crate::serve::{Answer, Body, Files, Wanted};
-use crate::{Config, Deps, Endurance, Retriever, Running};
+use crate::{Config, Deps, Endurance, Retriever, Running, S3FaceConfig};
 
 /// The day of all files here that are not about days.
 pub(super) const NOON: &str = "2025-03-10T12:00:00Z";
@@ -142,6 +142,7 @@ impl Rig {
             endurance: once(),
             keys: KeySettings::default(),
             batch_max_files: 10_000,
+            s3_face: None,
         };
         let clock = Arc::new(ManualClock::new(1_750_000_000_000));
         let deps = Deps {
@@ -186,6 +187,26 @@ impl Rig {
         }
     }
 
+    /// Two zones with 16 slots; those from `split` on are the second one's.
+    pub(super) fn two_zones(places: [&Place; 2], split: u32) -> Self {
+        let ranges = [(0, split - 1), (split, 15)].into_iter().zip(places);
+        let zones = ranges.map(|((start, end), place)| Zone {
+            name: format!("from-{start}"),
+            range: ShardRange { start, end },
+            store: place.store(),
+            replicas: Vec::new(),
+        });
+        Self::over(Zones::new(n_bits(4), zones.collect()).expect("two zones"))
+    }
+
+    /// With an S3 interface for everybody.
+    pub(super) fn with_s3_face(mut self) -> Self {
+        let address = ([127, 0, 0, 1], 0).into();
+        let domain = Some("s3.example".to_owned());
+        self.config.s3_face = Some(S3FaceConfig { address, bucket: "des".to_owned(), keys: None, domain });
+        self
+    }
+
     /// The same zones behind a socket.
     pub(super) async fn serve(&self) -> Server {
         let shutdown = Shutdown::new();
@@ -207,6 +228,11 @@ impl Server {
 
     pub(super) fn begin_to_stop(&self) {
         self.shutdown.begin();
+    }
+
+    /// The same at the S3 interface.
+    pub(super) fn s3_url(&self, path_and_query: &str) -> String {
+        format!("http://{}{path_and_query}", self.running.s3_addr().expect("an S3 interface"))
     }
 
     pub(super) async fn stop(self) {

@@ -1,4 +1,6 @@
-//! All entries of a shard as a stream, with one index block in memory at a time.
+//! All entries of a shard as a stream, with one index block in memory at a time; and where those from a uid on are.
+
+use std::ops::Range;
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -12,6 +14,23 @@ use crate::shard::Entry;
 
 /// Neighbouring index blocks are read together up to this many bytes.
 const BLOCKS_READ_BYTES: u64 = 1 << 20;
+
+/// Where a shard has its entries from a uid on.
+pub enum EntriesFrom<'a> {
+    /// In memory, in the byte order of their uids.
+    Here(Box<dyn Iterator<Item = Result<Entry, ArchiveError>> + Send + 'a>),
+    /// In the index blocks of these numbers, in this order; the first may hold lesser ones too.
+    InBlocks(Range<usize>),
+}
+
+impl std::fmt::Debug for EntriesFrom<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Here(_) => f.write_str("Here"),
+            Self::InBlocks(blocks) => f.debug_tuple("InBlocks").field(blocks).finish(),
+        }
+    }
+}
 
 /// Where the walk over the blocks is.
 struct Walk<'a> {
@@ -36,6 +55,19 @@ impl RemoteShard {
             }
         }
     }
+
+    /// Where the entries from these bytes on are, which need not be UTF-8. Nothing is read.
+    pub fn entries_from(&self, uid: &[u8]) -> EntriesFrom<'_> {
+        match self.index() {
+            OpenIndex::Legacy(index) => {
+                EntriesFrom::Here(Box::new(index.entries_from(uid).map(|entry| entry.map_err(|e| self.damaged(e)))))
+            }
+            OpenIndex::V3(v3) => {
+                let all = v3.directory.len();
+                EntriesFrom::InBlocks(v3.directory.find_from(uid).map_or(all, |block| block.number)..all)
+            }
+        }
+    }
 }
 
 impl<'a> Walk<'a> {
@@ -55,7 +87,7 @@ impl<'a> Walk<'a> {
         Some((parsed, Some(walk)))
     }
 
-    async fn bytes_of(&mut self, range: std::ops::Range<u64>) -> Result<Bytes, ArchiveError> {
+    async fn bytes_of(&mut self, range: Range<u64>) -> Result<Bytes, ArchiveError> {
         if let Some(bytes) = self.v3.held(&range) {
             return Ok(bytes);
         }

@@ -22,6 +22,7 @@ mod verify;
 
 pub use bigfile::{BigFileStream, check_big_file, open_big_file};
 pub use blocks::BigFileBlocks;
+pub use entries::EntriesFrom;
 pub use error::ArchiveError;
 pub use recording::{RecordedCall, RecordingStore, Streams};
 pub use remote::{Lookup, RemoteShard};

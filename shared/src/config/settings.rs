@@ -106,6 +106,16 @@ settings! {
     STORE_CALLS = "DES_STORE_CALLS", "store-calls", "N", Some("256"), false, "Calls the retriever makes to one store at the same time; fewer while the store asks for fewer";
     /// Notice before the end.
     DRAIN_NOTICE_SECONDS = "DES_DRAIN_NOTICE_SECONDS", "drain-notice-seconds", "SECONDS", Some("2"), false, "How long a stopping retriever still takes requests while it says that it is not ready; part of DES_DRAIN_SECONDS";
+    /// Address of the S3 face.
+    S3_FACE_LISTEN = "DES_S3_FACE_LISTEN", "s3-face-listen", "ADDR", None, false, "Address of the read-only S3 interface, for example 127.0.0.1:8001; none when not set";
+    /// Bucket of the S3 face.
+    S3_FACE_BUCKET = "DES_S3_FACE_BUCKET", "s3-face-bucket", "NAME", Some("des"), false, "Name of the one bucket of the S3 interface";
+    /// Keys of the S3 face.
+    S3_FACE_KEYS = "DES_S3_FACE_KEYS", "s3-face-keys", "PAIRS", None, true, "Access keys of the S3 interface with their secrets, access:secret, separated by commas";
+    /// The same in a file.
+    S3_FACE_KEYS_FILE = "DES_S3_FACE_KEYS_FILE", "s3-face-keys-file", "FILE", None, false, "File with access keys of the S3 interface, one access:secret a line";
+    /// Domain of the S3 face.
+    S3_FACE_DOMAIN = "DES_S3_FACE_DOMAIN", "s3-face-domain", "DOMAIN", None, false, "Domain of the S3 interface, so that requests to BUCKET.DOMAIN work beside those to DOMAIN/BUCKET";
     /// Where large manifests wait for planning.
     SPOOL_DIR = "DES_SPOOL_DIR", "spool-dir", "DIR", None, false, "Folder for temporary files of planning; the system's own when not set";
     /// Back-pressure by tasks.
@@ -140,5 +150,7 @@ pub const UPKEEP: &[Setting] = &[MAX_WAITING_TASKS, MAX_WAITING_BYTES, JOB_RETEN
 /// Settings of what the retriever does when stores are slow or gone, and when it has to stop.
 pub const ENDURANCE: &[Setting] =
     &[REQUEST_DEADLINE_SECONDS, FAILOVER_MS, HEDGE_PERCENT, STORE_CALLS, DRAIN_NOTICE_SECONDS];
+/// Settings of the retriever's S3 interface.
+pub const S3_FACE: &[Setting] = &[S3_FACE_LISTEN, S3_FACE_BUCKET, S3_FACE_KEYS, S3_FACE_KEYS_FILE, S3_FACE_DOMAIN];
 /// Settings of every service's process.
 pub const PROCESS: &[Setting] = &[API_KEYS, ALLOW_ANONYMOUS, DRAIN_SECONDS, LOG_FORMAT, LOG];

@@ -275,6 +275,20 @@ impl Block {
         (0..self.slots.len()).map(|number| self.entry(number))
     }
 
+    /// The same from these bytes on, which need not be UTF-8.
+    pub fn entries_from(&self, uid: &[u8]) -> impl Iterator<Item = Result<Entry, ShardError>> + '_ {
+        let (mut low, mut high) = (0, self.slots.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.uid_bytes(middle) < uid {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        (low..self.slots.len()).map(|number| self.entry(number))
+    }
+
     fn entry(&self, number: usize) -> Result<Entry, ShardError> {
         let slot = &self.slots[number];
         let location = if slot.flags & BIG_FILE != 0 {

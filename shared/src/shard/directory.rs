@@ -231,10 +231,15 @@ impl Directory {
 
     /// The one block that can hold `uid`; `None` in a shard without files.
     pub fn find(&self, uid: &str) -> Option<BlockRef<'_>> {
+        self.find_from(uid.as_bytes())
+    }
+
+    /// The first block that can hold uids from these bytes on, which need not be UTF-8; `None` in a shard without files.
+    pub fn find_from(&self, uid: &[u8]) -> Option<BlockRef<'_>> {
         let (mut low, mut high) = (0, self.rows.len());
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.separator(middle) <= uid.as_bytes() {
+            if self.separator(middle) <= uid {
                 low = middle + 1;
             } else {
                 high = middle;

@@ -122,6 +122,12 @@ impl Index {
         self.positions.iter().map(|p| self.entry_at(*p))
     }
 
+    /// The same from these bytes on, which need not be UTF-8.
+    pub fn entries_from(&self, uid: &[u8]) -> impl Iterator<Item = Result<Entry, ShardError>> + '_ {
+        let first = self.positions.partition_point(|p| self.uid_at(*p) < uid);
+        self.positions[first..].iter().map(|p| self.entry_at(*p))
+    }
+
     fn entry_at(&self, position: u32) -> Result<Entry, ShardError> {
         let start = position as usize;
         let base = self.tail.index_start + start as u64;

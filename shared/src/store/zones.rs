@@ -32,7 +32,8 @@ impl ShardRange {
         Self { start: 0, end: n_bits.slots() - 1 }
     }
 
-    fn contains(self, index: u32) -> bool {
+    /// Whether an index is one of them.
+    pub fn contains(self, index: u32) -> bool {
         (self.start..=self.end).contains(&index)
     }
 }

@@ -1,0 +1,212 @@
+//! One pass over everything that a zone has of a date, for one window of a listing.
+//!
+//! Every shard is asked for its entries from the first wanted uid on, and stops as soon as the window holds enough lesser
+//! ones. So memory is bounded by the window and the blocks being read, whatever the number of shards is; the order in
+//! which shards are read does not matter, and a shard that is read twice, from a copy of the zone, changes nothing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use des_shared::archive::{ArchiveError, EntriesFrom, RemoteShard};
+use des_shared::routing::{NBits, ShardDate, shard_index};
+use des_shared::shard::Entry;
+use des_shared::store::zones::ShardRange;
+use futures::{StreamExt, stream};
+
+use super::query::{Query, behind};
+use super::view::{DateView, Views};
+use super::window::{File, Item, Window};
+use crate::cache::{IndexCache, Listed};
+use crate::error::Error;
+use crate::fetch::Form;
+use crate::locate::Located;
+use crate::places::Replica;
+use crate::represent;
+use crate::serve::Files;
+
+/// Shards of one zone read side by side for one listing.
+const SHARDS_AT_ONCE: usize = 16;
+
+/// What a pass works with.
+pub(super) struct Pass {
+    pub(super) query: Query,
+    pub(super) date: ShardDate,
+    /// `{date}/`.
+    folder: String,
+    /// The least bytes that a wanted uid can be.
+    first: Vec<u8>,
+    n_bits: NBits,
+    window: Arc<Mutex<Window>>,
+    cache: Arc<IndexCache>,
+    views: Arc<Views>,
+    /// When the oldest listing used was asked for.
+    asked_ms: AtomicU64,
+}
+
+/// How the reading of entries ended.
+enum Taken {
+    /// There were no more.
+    All,
+    /// The others are not wanted.
+    Enough,
+    /// The next wanted uid is at least this.
+    Leap(Vec<u8>),
+}
+
+impl Pass {
+    pub(super) fn new(
+        query: &Query,
+        date: ShardDate,
+        window: Arc<Mutex<Window>>,
+        (files, views): (&Files, &Arc<Views>),
+    ) -> Self {
+        let (folder, first) = (format!("{date}/"), query.first());
+        Self {
+            query: query.clone(),
+            date,
+            first: first.strip_prefix(folder.as_bytes()).unwrap_or_default().to_vec(),
+            folder,
+            n_bits: files.places.zones().n_bits(),
+            window,
+            cache: files.locator.cache.clone(),
+            views: views.clone(),
+            asked_ms: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    pub(super) fn asked_ms(&self) -> u64 {
+        self.asked_ms.load(Ordering::Relaxed)
+    }
+
+    fn window(&self) -> MutexGuard<'_, Window> {
+        // A panic elsewhere fails that listing; the window is its own.
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads everything that the zone with these shard indexes has, from the first of its stores that can.
+    pub(super) async fn zone(self: Arc<Self>, range: ShardRange, replicas: Vec<Arc<Replica>>) -> Result<(), Error> {
+        let mut failed = None;
+        for replica in replicas {
+            let mut outcome = self.clone().replica(range, &replica).await;
+            if matches!(outcome, Err(Error::Moving { .. })) {
+                self.views.forget(&replica, self.date).await;
+                outcome = self.clone().replica(range, &replica).await;
+            }
+            match outcome {
+                Ok(()) => return Ok(()),
+                Err(error) if error.may_differ_elsewhere() => drop(failed.get_or_insert(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn replica(self: Arc<Self>, range: ShardRange, replica: &Arc<Replica>) -> Result<(), Error> {
+        let view = self.views.of(replica, self.date).await?;
+        self.asked_ms.fetch_min(view.asked_ms, Ordering::Relaxed);
+        let shards = (0..view.shards.len()).filter(|at| range.contains(view.shards[*at].0)).map(|at| {
+            let (this, replica, view) = (self.clone(), replica.clone(), view.clone());
+            async move { this.shard(&replica, &view, at).await }
+        });
+        let mut shards = stream::iter(shards).buffer_unordered(SHARDS_AT_ONCE);
+        while let Some(done) = shards.next().await {
+            done?;
+        }
+        Ok(())
+    }
+
+    async fn shard(&self, replica: &Replica, view: &DateView, at: usize) -> Result<(), Error> {
+        let (index, listed) = &view.shards[at];
+        let shard = self.cache.shard(replica, listed).await?;
+        let wrap = |e: ArchiveError| Error::at_zone(&replica.zone, e);
+        let from_shard = Shard { shard: &shard, listed, index: *index, view };
+        let (mut from, mut next) = (self.first.clone(), 0);
+        loop {
+            let taken = match shard.entries_from(&from) {
+                EntriesFrom::Here(entries) => self.take(&from_shard, entries).map_err(wrap)?,
+                EntriesFrom::InBlocks(blocks) => {
+                    next = blocks.start.max(next);
+                    if next >= blocks.end {
+                        return Ok(());
+                    }
+                    let block = self.cache.block(replica, &listed.id, &shard, next).await?;
+                    let entries = block.entries_from(&from).map(|entry| entry.map_err(|e| shard.damaged(e)));
+                    match self.take(&from_shard, entries).map_err(wrap)? {
+                        Taken::All => {
+                            next += 1;
+                            continue;
+                        }
+                        other => other,
+                    }
+                }
+            };
+            match taken {
+                Taken::All | Taken::Enough => return Ok(()),
+                Taken::Leap(uid) => from = uid,
+            }
+        }
+    }
+
+    /// Offers entries to the window, in their order.
+    fn take(
+        &self,
+        from: &Shard<'_>,
+        entries: impl Iterator<Item = Result<Entry, ArchiveError>>,
+    ) -> Result<Taken, ArchiveError> {
+        let mut key = self.folder.clone();
+        for entry in entries {
+            let entry = entry?;
+            key.truncate(self.folder.len());
+            key.push_str(&entry.uid);
+            if !key.starts_with(&self.query.prefix) {
+                return Ok(Taken::Enough);
+            }
+            let common = self.query.common_prefix(&key);
+            if !self.window().has_room_for(common.unwrap_or(&key)) {
+                return Ok(Taken::Enough);
+            }
+            if !from.shows(&entry, self.n_bits) {
+                continue;
+            }
+            let Some(common) = common else {
+                let item = from.file(entry);
+                self.window().offer(&key, item);
+                continue;
+            };
+            self.window().offer(common, Item::CommonPrefix);
+            return Ok(match behind(common).strip_prefix(self.folder.as_bytes()) {
+                Some(uid) => Taken::Leap(uid.to_vec()),
+                // The whole date is one item.
+                None => Taken::Enough,
+            });
+        }
+        Ok(Taken::All)
+    }
+}
+
+/// A shard of the date, opened.
+struct Shard<'a> {
+    shard: &'a Arc<RemoteShard>,
+    listed: &'a Listed,
+    index: u32,
+    view: &'a DateView,
+}
+
+impl Shard<'_> {
+    /// Whether a reader would find the entry: it lies in the slot of its uid, and was not deleted after it was packed.
+    fn shows(&self, entry: &Entry, n_bits: NBits) -> bool {
+        let deleted_ms = self.view.deleted_ms(self.index, &entry.uid);
+        shard_index(&entry.uid, n_bits) == self.index && deleted_ms.is_none_or(|time| time <= self.shard.sequence())
+    }
+
+    fn file(&self, entry: Entry) -> Item {
+        let size = entry.raw_len();
+        let located = Located { object: self.listed.id.clone(), shard: self.shard.clone(), entry };
+        Item::File(File {
+            size,
+            etag: represent::etag(&located, Form::Raw),
+            modified_s: represent::modified_s(&located).unwrap_or_default(),
+            rank: (self.shard.sequence(), self.listed.meta.key.as_str().into()),
+        })
+    }
+}
