@@ -1,5 +1,16 @@
--- ARGV: worker, its info, lease in ms, most tasks, most due retries to revive first.
-local worker, lease = ARGV[1], tonumber(ARGV[3])
+-- ARGV: worker, its info, lease in ms, most tasks beside those committed, most due retries to revive first, then job, number,
+-- token and totals 'a,b,c,d' of each finished task. Answers the leases, and { place, refusal, reason } of each finished
+-- task that was refused.
+local worker, lease, free = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
+local refused = {}
+for i = 6, #ARGV, 4 do
+  local refusal = commit(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+  if refusal then
+    refused[#refused + 1] = { (i - 2) / 4, refusal[1], refusal[2] or '' }
+  else
+    free = free + 1
+  end
+end
 see_worker(worker, ARGV[2], lease)
 revive(tonumber(ARGV[5]))
 
@@ -28,7 +39,7 @@ local function next_job()
 end
 
 local leases = {}
-while #leases < tonumber(ARGV[4]) do
+while #leases < free do
   local job, f, number = next_job()
   if not job then
     break
@@ -51,4 +62,4 @@ while #leases < tonumber(ARGV[4]) do
     drop_broken(job, number)
   end
 end
-return { 'ok', leases }
+return { 'ok', leases, refused }
