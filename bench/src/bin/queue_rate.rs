@@ -319,14 +319,14 @@ async fn at_a_desk(args: &Args, queue: &SharedQueue, slots: u16) -> Result<f64, 
     let start = Instant::now();
     let (mut desk, counter) = Desk::new(Arc::clone(queue), worker(0, u32::from(slots)), QueueConfig::default().lease);
     let mut running: tokio::task::JoinSet<Result<(), QueueError>> = tokio::task::JoinSet::new();
-    let mut done = 0;
-    while done < args.tasks {
+    let (mut done, tasks) = (0, args.tasks as usize);
+    while done < tasks {
         while let Some(ended) = running.try_join_next() {
             ended??;
             done += 1;
         }
         let free = usize::from(slots).saturating_sub(running.len());
-        if (free == 0 || done + running.len() as u32 >= args.tasks) && !desk.has_finished() {
+        if (free == 0 || done + running.len() >= tasks) && !desk.has_finished() {
             tokio::select! {
                 biased;
                 () = desk.finished() => {}
@@ -343,8 +343,8 @@ async fn at_a_desk(args: &Args, queue: &SharedQueue, slots: u16) -> Result<f64, 
             running.spawn(async move { counter.hand_in(finished(&lease)).await });
         }
     }
-    check(args, done)?;
-    Ok(f64::from(done) / start.elapsed().as_secs_f64())
+    check(args, u32::try_from(done)?)?;
+    Ok(f64::from(args.tasks) / start.elapsed().as_secs_f64())
 }
 
 fn check(args: &Args, done: u32) -> Result<(), Failure> {

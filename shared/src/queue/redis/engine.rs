@@ -95,16 +95,26 @@ impl Queue for RedisQueue {
         check_finished(finished)?;
         let mut args = self.worker_args(worker);
         args.extend([free.min(MAX_CLAIM).to_string(), CLAIM_REVIVES.to_string()]);
-        for FinishedTask { task, token, totals } in finished {
-            args.extend(wire::task_args(*task));
-            args.extend([token.to_string(), wire::totals(totals, ',')]);
+        // By job and number, as the script takes them.
+        let mut places: Vec<usize> = (0..finished.len()).collect();
+        places.sort_by_key(|&place| finished[place].task);
+        for tasks in places.chunk_by(|&a, &b| finished[a].task.job == finished[b].task.job) {
+            let mut sum = TaskTotals::default();
+            tasks.iter().for_each(|&place| sum.change(&finished[place].totals, &TaskTotals::default()));
+            args.extend([finished[tasks[0]].task.job.to_string(), tasks.len().to_string()]);
+            let TaskTotals { files_packed, files_failed, source_bytes, stored_bytes } = sum;
+            args.extend([files_packed, files_failed, source_bytes, stored_bytes].map(|sum| sum.to_string()));
+            for &place in tasks {
+                let FinishedTask { task, token, totals } = finished[place];
+                args.extend([wire::number(task.number), token.to_string(), wire::totals(&totals, ',')]);
+            }
         }
         let mut values = always(self.run(&self.scripts.exchange, &args).await?)?.into_iter();
         let leases: Vec<wire::LeaseParts> = wire::part(values.next(), "list of leases")?;
         let refused: Vec<wire::RefusalParts> = wire::part(values.next(), "list of refused tasks")?;
         let mut committed = vec![Ok(()); finished.len()];
         for refused in refused {
-            let (place, refusal) = wire::refusal(refused, finished)?;
+            let (place, refusal) = wire::refusal(refused, &places, finished)?;
             committed[place] = Err(refusal);
         }
         Ok(Exchanged { committed, leases: leases.into_iter().map(wire::lease).collect::<Result<_, _>>()? })

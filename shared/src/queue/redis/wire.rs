@@ -93,18 +93,19 @@ pub(super) fn lease((id, token, attempt, checkpoint): LeaseParts) -> Result<Leas
     Ok(Lease { task, token, attempt: parse(&attempt, "number of attempts")?, checkpoint })
 }
 
-/// Place among the finished tasks, from 1, kind and reason of a refusal.
+/// Place among the finished tasks as they were named, from 1, kind and reason of a refusal.
 pub(super) type RefusalParts = (usize, String, String);
 
-/// Which of the finished tasks was not committed, and why.
+/// Which of the finished tasks was not committed, and why. `places` is the order in which they were named.
 pub(super) fn refusal(
     (place, kind, reason): RefusalParts,
+    places: &[usize],
     finished: &[FinishedTask],
 ) -> Result<(usize, QueueError), QueueError> {
-    let place = place.wrapping_sub(1);
-    let Some(&FinishedTask { task, token, .. }) = finished.get(place) else {
+    let Some(&place) = place.checked_sub(1).and_then(|place| places.get(place)) else {
         return Err(invalid("place of a refused task", place));
     };
+    let FinishedTask { task, token, .. } = finished[place];
     let refusal = match kind.as_str() {
         "unknown" => QueueError::UnknownJob(task.job),
         "stale" => QueueError::Stale { task, token },

@@ -41,7 +41,8 @@ for n, number in ipairs(numbers) do
     end
     bytes = bytes + size
     values[2 * added - 1], values[2 * added] = number, 'P:' .. size .. ':0:0:'
-    places[2 * added - 1], places[2 * added] = place_in_order(number, 'P'), number
+    -- The band of what is pending is the first.
+    places[2 * added - 1], places[2 * added] = number, number
     entries[2 * added - 1], entries[2 * added] = since, job .. '/' .. number
   end
 end

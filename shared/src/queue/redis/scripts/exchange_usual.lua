@@ -5,108 +5,109 @@
 -- what it does for one more task.
 local function usual()
   local call, ns, worker = redis.call, KEYS[1], ARGV[1]
-  local format, match, max = string.format, string.match, math.max
-  local EXACT, LEASED, COMMITTED = 9007199254740992, 8589934592, 25769803776
+  local format, match, sub, max = string.format, string.match, string.sub, math.max
+  local EXACT = 9007199254740992
   local now_us = read_now_us()
   local now = math.floor(now_us / 1000)
-  local records, touched = {}, {}
+  local present = format('%d', now)
+  local records, touched, count = {}, {}, 0
 
-  -- What is asked of a job, and what this exchange makes of it.
+  -- What is asked of a job, and what this exchange makes of it: `values` and `places` are what will be written to its
+  -- tasks and their order, `fill` is how many of each there are.
   local function record_of(job)
     local record = ns .. ':job:' .. job
-    local v = call('HMGET', record, 'priority', 'weight', 'start', 'hold', 'cap', 'walk', 'P', 'L', 'W', 'C',
+    local v = call('HMGET', record, 'priority', 'weight', 'start', 'cap', 'hold', 'walk', 'P', 'L', 'W', 'C',
       'files_packed', 'files_failed', 'source_bytes', 'stored_bytes')
-    local hold = v[4] or ''
-    if not v[1] or not (hold == '' or hold == 'P') or (v[5] or '0') ~= '0' or v[6] then
-      return nil
-    end
-    local r = { key = record, job = job, priority = v[1], hold = hold, finished = {}, taken = 0, read = 0,
-      weight = tonumber(v[2]), start = tonumber(v[3]), P = tonumber(v[7] or '0'), L = tonumber(v[8] or '0'),
-      W = tonumber(v[9] or '0'), C = tonumber(v[10] or '0'), a = tonumber(v[11] or '0'), b = tonumber(v[12] or '0'),
-      c = tonumber(v[13] or '0'), d = tonumber(v[14] or '0'), values = {}, places = {} }
-    if not (r.weight and r.start and r.P and r.L and r.W and r.C and r.a and r.b and r.c and r.d)
-      or not (r.weight >= 1 and r.start >= 0 and r.start < 1e300 and r.P >= 0 and r.L >= 0 and r.W >= 0 and r.W < EXACT)
+    local hold, weight, start = v[5] or '', tonumber(v[2]), tonumber(v[3])
+    local P, L, W = tonumber(v[7] or '0'), tonumber(v[8] or '0'), tonumber(v[9] or '0')
+    if not (v[1] and (hold == '' or hold == 'P') and (v[4] or '0') == '0' and not v[6] and weight and start and P and L and W)
+      or not (weight >= 1 and start >= 0 and start < 1e300 and P >= 0 and L >= 0 and W >= 0 and W < EXACT)
     then
       return nil
     end
-    records[job], touched[#touched + 1] = r, r
+    local r = { key = record, job = job, tasks = ns .. ':tasks:' .. job, priority = v[1], hold = hold, weight = weight,
+      start = start, P = P, L = L, W = W, totals = v, taken = 0, finished = 0, from = 0, numbers = false, found = false,
+      remarks = false, values = {}, places = {}, fill = 0 }
+    count = count + 1
+    records[job], touched[count] = r, r
     return r
   end
 
   -- The finished tasks.
-  local ended, freed = {}, 0
-  for i = 6, #ARGV, 4 do
-    local r = records[ARGV[i]] or record_of(ARGV[i])
+  local ended, freed, i = {}, 0, 6
+  while ARGV[i] do
+    local job, many = ARGV[i], tonumber(ARGV[i + 1])
+    local r = record_of(job)
     if not r then
       return nil
     end
-    r.finished[#r.finished + 1] = i
-    freed = freed + 1
-    ended[freed] = ARGV[i] .. '/' .. ARGV[i + 1]
-  end
-  for _, r in ipairs(touched) do
-    local numbers, seen = {}, {}
-    for n, i in ipairs(r.finished) do
-      local number = ARGV[i + 1]
-      if seen[number] then
+    local v, numbers, before = r.totals, {}, ''
+    local a, b = (tonumber(v[11] or '0') or EXACT) + ARGV[i + 2], (tonumber(v[12] or '0') or EXACT) + ARGV[i + 3]
+    local c, d = (tonumber(v[13] or '0') or EXACT) + ARGV[i + 4], (tonumber(v[14] or '0') or EXACT) + ARGV[i + 5]
+    local done = (tonumber(v[10] or '0') or EXACT) + many
+    -- Doubles count exactly below 2^53.
+    if not (max(a, b, c, d, done) < EXACT and math.min(a, b, c, d, done) >= 0 and a + b + c + d >= 0 and r.L >= many) then
+      return nil
+    end
+    for n = 1, many do
+      local number = ARGV[i + 3 + 3 * n]
+      -- One that is named twice.
+      if number <= before then
         return nil
       end
-      numbers[n], seen[number] = number, true
+      numbers[n], before = number, number
     end
-    local found = call('HMGET', ns .. ':tasks:' .. r.job, unpack(numbers))
+    local found, hashes = call('HMGET', r.tasks, unpack(numbers)), ns .. ':checkpoints:' .. job
     -- Mostly a job has none of these.
-    r.remarks = call('EXISTS', ns .. ':checkpoints:' .. r.job, ns .. ':messages:' .. r.job, ns .. ':histories:' .. r.job) > 0
-      and numbers
-    if r.remarks then
-      for _, checkpoint in ipairs(call('HMGET', ns .. ':checkpoints:' .. r.job, unpack(numbers))) do
+    if call('EXISTS', hashes, ns .. ':messages:' .. job, ns .. ':histories:' .. job) > 0 then
+      for _, checkpoint in ipairs(call('HMGET', hashes, unpack(numbers))) do
         if checkpoint then
           return nil
         end
       end
+      r.remarks = numbers
     end
-    for n, i in ipairs(r.finished) do
-      local size, token, attempts, holder = match(found[n] or '', '^L(:%d+:)(%d+)(:%d+:)([%w-]+)$')
-      local packed, failed, source, stored = match(ARGV[i + 3], '^(%d+),(%d+),(%d+),(%d+)$')
-      if token ~= ARGV[i + 2] or token == '0' or holder ~= worker or #size > 18 or #attempts > 12 or not packed then
+    local values, places, fill, at = r.values, r.places, 0, i + 6
+    for n = 1, many do
+      local number, size, token, attempts, tail = numbers[n], match(found[n] or '', '^L(:%d+:)(%d+)(:%d+:)()')
+      if token ~= ARGV[at + 1] or token == '0' or #size > 18 or #attempts > 12 or sub(found[n], tail) ~= worker then
         return nil
       end
-      r.a, r.b, r.c, r.d = r.a + packed, r.b + failed, r.c + source, r.d + stored
-      r.values[2 * n - 1], r.values[2 * n] = numbers[n], 'C' .. size .. token .. attempts .. ARGV[i + 3]
-      r.places[2 * n - 1], r.places[2 * n] = format('%d', COMMITTED + numbers[n]), numbers[n]
+      values[fill + 1], values[fill + 2] = number, 'C' .. size .. token .. attempts .. ARGV[at + 2]
+      places[fill + 1], places[fill + 2] = '3' .. number, number
+      ended[freed + n] = job .. '/' .. number
+      fill, at = fill + 2, at + 3
     end
-    r.L, r.C = r.L - #numbers, r.C + #numbers
-    -- Doubles count exactly below 2^53.
-    if not (max(r.a, r.b, r.c, r.d) < EXACT and math.min(r.a, r.b, r.c, r.d, r.L) >= 0) then
-      return nil
-    end
+    r.finished, r.fill, freed, i = many, fill, freed + many, at
+    r.L, r.C, r.a, r.b, r.c, r.d = r.L - many, done, a, b, c, d
   end
 
   -- The tasks to claim.
   local want = tonumber(ARGV[4]) + freed
   local line, priority = {}, nil
   if want > 0 then
-    if #call('ZRANGEBYSCORE', ns .. ':delayed', '-inf', now, 'LIMIT', 0, 1) > 0 then
+    if #call('ZRANGEBYSCORE', ns .. ':delayed', '-inf', present, 'LIMIT', '0', '1') > 0 then
       return nil
     end
-    priority = call('ZRANGE', ns .. ':priorities', 0, 0)[1]
+    priority = call('ZRANGE', ns .. ':priorities', '0', '0')[1]
     -- Further behind in the order of service nobody can be served now.
-    line = priority and call('ZRANGE', ns .. ':ready:' .. priority, 0, want - 1, 'WITHSCORES') or {}
+    line = priority and call('ZRANGE', ns .. ':ready:' .. priority, '0', want - 1, 'WITHSCORES') or line
     if priority and #line == 0 then
       return nil
     end
   end
-  local jobs = #line / 2
-  local leases, waited, until_ms, bytes, last, virtual = {}, {}, format('%d', now + ARGV[3]), 0, 0, nil
+  local jobs, leases, claimed, waited, bytes, last, virtual = #line / 2, {}, 0, {}, 0, 0, nil
   if jobs > 0 then
     last = max((tonumber(call('GET', ns .. ':token') or '0') or EXACT) + 1, now_us) - 1
     if last + want >= EXACT then
       return nil
     end
     for n = 1, jobs do
-      line[n] = { job = line[2 * n - 1], start = tonumber(line[2 * n]) }
+      line[n] = { job = line[2 * n - 1], start = tonumber(line[2 * n]), record = false }
     end
   end
-  while jobs > 0 and #leases < want do
+  local fresh = ':1:' .. worker
+  while jobs > 0 and claimed < want do
     local first = line[1]
     local r = first.record
     if not r then
@@ -116,82 +117,91 @@ local function usual()
       end
       first.record = r
     end
-    local n = r.taken - r.read + 1
-    if not r.numbers or not r.numbers[n] then
-      local more = max(1, math.ceil((want - #leases) / jobs))
-      r.read, n = r.taken, 1
-      r.numbers = call('ZRANGE', ns .. ':order:' .. r.job, r.taken, r.taken + more - 1)
-      r.found = #r.numbers > 0 and call('HMGET', ns .. ':tasks:' .. r.job, unpack(r.numbers))
+    local taken = r.taken
+    local n = taken - r.from + 1
+    local number = r.numbers and r.numbers[n]
+    if not number then
+      r.from, n = taken, 1
+      r.numbers = call('ZRANGE', ns .. ':order:' .. r.job, taken, taken + max(1, math.ceil((want - claimed) / jobs)) - 1)
+      r.found = #r.numbers > 0 and call('HMGET', r.tasks, unpack(r.numbers)) or {}
+      number = r.numbers[1]
     end
-    local number = r.numbers[n]
-    local size, token, attempts = match(number and r.found[n] or '', '^P:(%d+):(%d+):(%d+):$')
+    local size, token, attempts = match(r.found[n] or '', '^P:(%d+):(%d+):(%d+):$')
     -- A job whose last task is claimed leaves the order of service; that is for the general script.
-    if not size or #size > 15 or #token > 16 or #attempts > 9 or r.P <= r.taken + 1 then
+    if not size or #size > 15 or #token > 16 or #attempts > 9 or r.P <= taken + 1 then
       return nil
     end
-    local id, source = r.job .. '/' .. number, tonumber(size)
-    bytes, r.W, r.taken, last = bytes + source, r.W - source, r.taken + 1, last + 1
+    local id, source, fill, checkpoint = r.job .. '/' .. number, tonumber(size), r.fill, false
+    bytes, r.W, last, claimed = bytes + source, r.W - source, last + 1, claimed + 1
     if r.W < 0 or bytes >= EXACT then
       return nil
     end
     virtual = r.start
-    r.start = r.start + max(source, 1) / r.weight
-    local checkpoint = token ~= '0' and call('HGET', ns .. ':checkpoints:' .. r.job, number)
-    token, attempts = format('%d', last), format('%d', attempts + 1)
-    leases[#leases + 1] = { id, token, attempts, checkpoint }
-    waited[#leases] = id
-    r.values[#r.values + 1] = number
-    r.values[#r.values + 1] = 'L:' .. size .. ':' .. token .. ':' .. attempts .. ':' .. worker
-    r.places[#r.places + 1] = format('%d', LEASED + number)
-    r.places[#r.places + 1] = number
+    local start = virtual + max(source, 1) / r.weight
+    local granted, tail = format('%d', last), fresh
+    if token ~= '0' then
+      checkpoint = call('HGET', ns .. ':checkpoints:' .. r.job, number)
+    end
+    if attempts == '0' then
+      attempts = '1'
+    else
+      attempts = format('%d', attempts + 1)
+      tail = ':' .. attempts .. ':' .. worker
+    end
+    leases[claimed], waited[claimed] = { id, granted, attempts, checkpoint }, id
+    r.values[fill + 1], r.values[fill + 2] = number, 'L:' .. size .. ':' .. granted .. tail
+    r.places[fill + 1], r.places[fill + 2] = '1' .. number, number
+    r.taken, r.fill, r.start, first.start = taken + 1, fill + 2, start, start
     -- It goes to where its next task stands in the order: by start, then by name.
     local place = 1
     while place < jobs do
       local behind = line[place + 1]
-      if behind.start > r.start or (behind.start == r.start and behind.job > r.job) then
+      if behind.start > start or (behind.start == start and behind.job > first.job) then
         break
       end
       line[place], place = behind, place + 1
     end
-    line[place], first.start = first, r.start
+    line[place] = first
   end
 
   -- From here on it is written; first what may be no number, as then nothing has changed yet.
-  if #leases ~= freed then
-    if call('HINCRBY', ns .. ':held', worker, #leases - freed) <= 0 then
+  if claimed ~= freed then
+    if call('HINCRBY', ns .. ':held', worker, claimed - freed) <= 0 then
       call('HDEL', ns .. ':held', worker)
     end
   end
-  local stands = {}
-  for _, r in ipairs(touched) do
+  local stands, standing = {}, 0
+  for n = 1, count do
+    local r = touched[n]
     local start = r.taken > 0 and format('%.17g', r.start)
     if start then
-      stands[#stands + 1], stands[#stands + 2] = start, r.job
+      stands[standing + 1], stands[standing + 2], standing = start, r.job, standing + 2
     end
-    if #r.finished == 0 then
-      if start then
-        call('HSET', r.key, 'start', start, 'P', r.P - r.taken, 'L', r.L + r.taken, 'W', r.W)
-      end
-    elseif start then
-      call('HSET', r.key, 'start', start, 'P', r.P - r.taken, 'L', r.L + r.taken, 'W', r.W, 'C', r.C,
-        'files_packed', r.a, 'files_failed', r.b, 'source_bytes', r.c, 'stored_bytes', r.d)
+    -- As text: a number would be written as a double, which takes four times as long.
+    local P, L, W = format('%d', r.P - r.taken), format('%d', r.L + r.taken), format('%d', r.W)
+    if r.finished == 0 then
+      call('HSET', r.key, 'start', start, 'P', P, 'L', L, 'W', W)
     else
-      call('HSET', r.key, 'L', r.L, 'C', r.C, 'files_packed', r.a, 'files_failed', r.b, 'source_bytes', r.c,
-        'stored_bytes', r.d)
+      local C, a, b = format('%d', r.C), format('%d', r.a), format('%d', r.b)
+      local c, d = format('%d', r.c), format('%d', r.d)
+      if start then
+        call('HSET', r.key, 'start', start, 'P', P, 'L', L, 'W', W, 'C', C, 'files_packed', a, 'files_failed', b,
+          'source_bytes', c, 'stored_bytes', d)
+      else
+        call('HSET', r.key, 'L', L, 'C', C, 'files_packed', a, 'files_failed', b, 'source_bytes', c, 'stored_bytes', d)
+      end
     end
     if r.remarks then
       call('HDEL', ns .. ':messages:' .. r.job, unpack(r.remarks))
       call('HDEL', ns .. ':histories:' .. r.job, unpack(r.remarks))
     end
-    if #r.values > 0 then
-      call('HSET', ns .. ':tasks:' .. r.job, unpack(r.values))
-      call('ZADD', ns .. ':order:' .. r.job, unpack(r.places))
-    end
+    call('HSET', r.tasks, unpack(r.values))
+    call('ZADD', ns .. ':order:' .. r.job, unpack(r.places))
   end
   if freed > 0 then
     call('ZREM', ns .. ':leases', unpack(ended))
   end
-  if #leases > 0 then
+  if claimed > 0 then
     -- Should that be no number, it begins anew; the auditor finds it.
     if bytes > 0 and type(redis.pcall('HINCRBY', ns .. ':sums', 'W', format('-%d', bytes))) == 'table' then
       call('HSET', ns .. ':sums', 'W', 0)
@@ -200,13 +210,13 @@ local function usual()
     call('HSET', ns .. ':virtual', priority, format('%.17g', virtual))
     call('ZADD', ns .. ':ready:' .. priority, unpack(stands))
     call('ZREM', ns .. ':waiting', unpack(waited))
-    local held = {}
-    for n, id in ipairs(waited) do
-      held[2 * n - 1], held[2 * n] = until_ms, id
+    local held, till = {}, format('%d', now + ARGV[3])
+    for n = 1, claimed do
+      held[2 * n - 1], held[2 * n] = till, waited[n]
     end
     call('ZADD', ns .. ':leases', unpack(held))
   end
-  if call('ZADD', ns .. ':workers', now, worker) == 1 then
+  if call('ZADD', ns .. ':workers', present, worker) == 1 then
     call('HSET', ns .. ':worker', worker, ARGV[2])
   end
   return { 'ok', leases, {} }
