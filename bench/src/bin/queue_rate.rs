@@ -320,10 +320,13 @@ async fn at_a_desk(args: &Args, queue: &SharedQueue, slots: u16) -> Result<f64, 
     let (mut desk, counter) = Desk::new(Arc::clone(queue), worker(0, u32::from(slots)), QueueConfig::default().lease);
     let mut running: tokio::task::JoinSet<Result<(), QueueError>> = tokio::task::JoinSet::new();
     let (mut done, tasks) = (0, args.tasks as usize);
-    while done < tasks {
+    loop {
         while let Some(ended) = running.try_join_next() {
             ended??;
             done += 1;
+        }
+        if done >= tasks {
+            break;
         }
         let free = usize::from(slots).saturating_sub(running.len());
         if (free == 0 || done + running.len() >= tasks) && !desk.has_finished() {
@@ -334,7 +337,6 @@ async fn at_a_desk(args: &Args, queue: &SharedQueue, slots: u16) -> Result<f64, 
                     ended??;
                     done += 1;
                 }
-                else => break,
             }
             continue;
         }

@@ -40,10 +40,15 @@ pub(super) async fn an_exchange_commits_and_claims_as_much_again(engine: &dyn En
     );
     assert_eq!(q.workers().await.expect("workers")[0].leases, 5);
     assert_eq!(view(&q, second.leases[0].task).await.worker, Some(worker(1).id));
+    // The token counts, not who brings it.
+    let third = exchange(&q, 2, &second.leases[..1], 0).await;
+    assert_eq!((third.committed, numbers(&third.leases)), (vec![Ok(())], vec![7]));
+    let held: Vec<u32> = q.workers().await.expect("workers").iter().map(|worker| worker.leases).collect();
+    assert_eq!(held, [4, 1]);
     // What a worker took in an exchange expires like any other lease.
     engine.advance(LEASE).await;
     assert_eq!(q.tick(100).await.expect("tick").expired.len(), 5);
-    assert_eq!(q.stats().await.expect("stats").pending, 18);
+    assert_eq!(q.stats().await.expect("stats").pending, 17);
 }
 
 pub(super) async fn one_refused_task_keeps_no_other_from_its_commit(engine: &dyn Engine) {
