@@ -49,6 +49,9 @@ pub(super) async fn an_exchange_commits_and_claims_as_much_again(engine: &dyn En
     engine.advance(LEASE).await;
     assert_eq!(q.tick(100).await.expect("tick").expired.len(), 5);
     assert_eq!(q.stats().await.expect("stats").pending, 17);
+    let again = exchange(&q, 1, &[], 2).await.leases;
+    let attempts: Vec<(u32, u32)> = again.iter().map(|lease| (lease.task.number, lease.attempt)).collect();
+    assert_eq!(attempts, [(2, 2), (4, 2)]);
 }
 
 pub(super) async fn one_refused_task_keeps_no_other_from_its_commit(engine: &dyn Engine) {
@@ -92,10 +95,13 @@ pub(super) async fn a_repeated_exchange_commits_once(engine: &dyn Engine) {
     // Named twice at once, too.
     let twice = [leases[0].clone(), leases[0].clone()];
     assert_eq!(exchange(&q, 1, &twice, 0).await.committed, [Ok(()), Ok(())]);
+    let held = exchange(&q, 1, &[], 1).await.leases.remove(0);
+    let answer = exchange(&q, 1, &[held.clone(), held], 0).await;
+    assert_eq!((answer.committed, answer.leases.len()), (vec![Ok(()); 2], 2));
     let counters = q.job(job(1)).await.expect("job").expect("known");
-    assert_eq!((counters.committed, counters.leased, counters.totals.files_packed), (2, 8, 14));
+    assert_eq!((counters.committed, counters.leased, counters.totals.files_packed), (3, 10, 21));
     engine.advance(LEASE).await;
-    assert_eq!(q.tick(100).await.expect("tick").expired.len(), 8);
+    assert_eq!(q.tick(100).await.expect("tick").expired.len(), 10);
 }
 
 pub(super) async fn an_exchange_goes_by_the_same_order(engine: &dyn Engine) {
@@ -168,7 +174,10 @@ pub(super) async fn checkpoints_and_histories_end_with_an_exchange(engine: &dyn 
     assert_eq!(answer.committed, [Ok(())]);
     assert_eq!(tasks(&answer.leases), [leases[1].task], "due retries come first");
     assert_eq!(exchange(&q, 1, &answer.leases, 0).await.committed, [Ok(())]);
-    for lease in &leases[..2] {
+    // A checkpoint, and nothing else out of the usual.
+    q.checkpoint(leases[2].task, leases[2].token, &checkpoint(3)).await.expect("checkpoint");
+    assert_eq!(exchange(&q, 1, &leases[2..], 0).await.committed, [Ok(())]);
+    for lease in &leases {
         let seen = view(&q, lease.task).await;
         assert_eq!(
             (seen.state, seen.checkpoint, seen.message, seen.history),
