@@ -9,8 +9,8 @@ use des_shared::clock::Clock;
 use des_shared::ids::{FencingToken, JobId, TaskId};
 use des_shared::queue::memory::MemoryQueue;
 use des_shared::queue::{
-    Checkpoint, FailOutcome, Held, HeldTask, JobCounters, JobShare, Lease, NewTask, Queue, QueueError, QueueStats,
-    TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
+    Checkpoint, Exchanged, FailOutcome, FinishedTask, Held, HeldTask, JobCounters, JobShare, Lease, NewTask, Queue,
+    QueueError, QueueStats, TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -152,6 +152,27 @@ impl Queue for NetQueue {
                 s.ledger().check_token("commit", task, token);
                 s.ledger().finished(task);
                 Ok(())
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    async fn exchange(&self, worker: &WorkerInfo, finished: &[FinishedTask], free: usize) -> Answer<Exchanged> {
+        let (worker, finished) = (worker.clone(), finished.to_vec());
+        let tasks: Vec<String> = finished.iter().map(|done| format!("{} {}", done.task, done.token)).collect();
+        self.ask(format!("exchange {} for {free} more", tasks.join(", ")), move |s| {
+            let (worker, finished) = (worker.clone(), finished.clone());
+            async move {
+                let exchanged = s.queue.exchange(&worker, &finished, free).await?;
+                for (done, answer) in finished.iter().zip(&exchanged.committed) {
+                    if answer.is_ok() {
+                        s.ledger().check_token("commit", done.task, done.token);
+                        s.ledger().finished(done.task);
+                    }
+                }
+                s.ledger().claimed(s.now_ms(), &s.node.name, &exchanged.leases);
+                Ok(exchanged)
             }
             .boxed()
         })

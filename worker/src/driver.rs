@@ -16,6 +16,7 @@ use tracing::Instrument;
 
 use crate::capabilities;
 use crate::checkpoint;
+use crate::desk::Desk;
 use crate::error::{Advice, PackError};
 use crate::execute::{TaskContext, execute};
 use crate::leases::{LeaseGuard, Leases, StopReason};
@@ -46,7 +47,7 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// Works until the shutdown begins and everything is handed back.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(self, desk: Desk) {
         let leases = Leases::new(self.lease, self.stall);
         let stop = CancellationToken::new();
         let force = CancellationToken::new();
@@ -63,7 +64,7 @@ impl Driver {
             if self.probe_stores {
                 capabilities::find_out(self.stores(), &self.context.dice, &self.shutdown).await;
             }
-            self.claim_until_shutdown(&mut running, &leases, &force).await;
+            self.claim_until_shutdown(desk, &mut running, (&leases, &force)).await;
             self.hand_back(&mut running, &force).await;
             stop.cancel();
         };
@@ -78,22 +79,30 @@ impl Driver {
         zones.chain([("the state store".to_owned(), self.context.state.objects().clone())]).collect()
     }
 
-    async fn claim_until_shutdown(&self, running: &mut JoinSet<()>, leases: &Leases, force: &CancellationToken) {
+    /// Its desk closes with it: what is finished later is committed, and nothing is claimed with it.
+    async fn claim_until_shutdown(
+        &self,
+        mut desk: Desk,
+        running: &mut JoinSet<()>,
+        (leases, force): (&Leases, &CancellationToken),
+    ) {
         let slots = self.info.slots.max(1) as usize;
         let mut failures = 0_u32;
         while !self.shutdown.has_begun() {
             while running.try_join_next().is_some() {}
-            let free = slots - running.len().min(slots);
-            if free == 0 {
+            // A task that is committed and still cleans up has its slot no more.
+            let free = slots.saturating_sub(running.len());
+            if free == 0 && !desk.has_finished() {
                 tokio::select! {
                     biased;
                     () = self.shutdown.wait() => {}
+                    () = desk.finished() => {}
                     _ = running.join_next() => {}
                 }
                 continue;
             }
             let asked = Instant::now();
-            match self.context.queue.claim(&self.info, free).await {
+            match desk.exchange(free).await {
                 Ok(claimed) => {
                     failures = 0;
                     let none = claimed.is_empty();
@@ -105,6 +114,7 @@ impl Driver {
                         tokio::select! {
                             biased;
                             () = self.shutdown.wait() => {}
+                            () = desk.finished() => {}
                             Some(_) = running.join_next() => {}
                             () = self.context.queue.wait_for_work(IDLE_WAIT) => {}
                         }

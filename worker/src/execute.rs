@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use des_shared::clock::{Clock, Dice};
-use des_shared::queue::{Checkpoint, Lease, SharedQueue, TaskState};
+use des_shared::queue::{Checkpoint, FinishedTask, Lease, QueueError, SharedQueue, TaskState};
 use des_shared::receipt::{PublishedShard, Receipt};
 use des_shared::retry::{RetryPolicy, retry};
 use des_shared::segment::Segment;
@@ -11,6 +11,7 @@ use des_shared::state::{Created, StateStore};
 use des_shared::store::zones::{Zone, Zones};
 
 use crate::checkpoint::{self, LeaseHooks};
+use crate::desk::Counter;
 use crate::error::{Advice, PackError};
 use crate::leases::LeaseGuard;
 use crate::metrics::WorkerMetrics;
@@ -24,6 +25,7 @@ const ROUNDS: u32 = 3;
 #[derive(Debug)]
 pub(crate) struct TaskContext {
     pub(crate) queue: SharedQueue,
+    pub(crate) counter: Counter,
     pub(crate) state: StateStore,
     pub(crate) zones: Arc<Zones>,
     pub(crate) sources: Arc<dyn SourceOpener>,
@@ -179,15 +181,21 @@ fn receipt(context: &TaskContext, lease: &Lease, segment: &Segment, zone: &Zone,
     }
 }
 
-/// Tells the queue what the receipt says.
+/// Tells the queue what the receipt says. The first call of a worker that goes on brings the slot's next task; a worker
+/// that stops, or hears nothing, commits and claims nothing with it.
 async fn settle(context: &TaskContext, guard: &LeaseGuard, receipt: &Receipt) -> Result<(), PackError> {
-    let (queue, totals) = (&context.queue, &receipt.totals);
+    let finished = FinishedTask { task: guard.task, token: guard.token, totals: receipt.totals };
+    let mut goes_on = !guard.hand_back.is_cancelled();
     guard.ending();
-    retry(&RetryPolicy::PATIENT, &context.dice, des_shared::queue::QueueError::is_transient, || async {
-        match receipt.state {
-            TaskState::Committed => queue.commit(guard.task, guard.token, totals).await,
-            // Given up by the coordinator while this worker had it.
-            state => queue.settle(guard.task, state, totals).await,
+    retry(&RetryPolicy::PATIENT, &context.dice, QueueError::is_transient, || {
+        let hand_in = std::mem::take(&mut goes_on);
+        async move {
+            match receipt.state {
+                TaskState::Committed if hand_in => context.counter.hand_in(finished).await,
+                TaskState::Committed => context.counter.commit(finished).await,
+                // Given up by the coordinator while this worker had it.
+                state => context.queue.settle(guard.task, state, &finished.totals).await,
+            }
         }
     })
     .await?;

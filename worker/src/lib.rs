@@ -1,10 +1,11 @@
 //! The worker: leases tasks, packs files into shards, uploads and commits them.
 //!
-//! A task's way: [`driver`](self) claims it, `execute` runs it top to bottom, [`pack`] reads, compresses and uploads,
+//! A task's way: [`driver`](self) claims it at the [`desk`], `execute` runs it top to bottom, [`pack`] reads, compresses and uploads,
 //! `checkpoint` remembers each part, the receipt in the state store ends it. [`pack::pack_segment`] also works alone.
 
 pub mod budget;
 pub mod config;
+pub mod desk;
 pub mod error;
 pub mod metrics;
 pub mod pack;
@@ -37,6 +38,7 @@ use futures::FutureExt;
 use tokio_util::task::AbortOnDropHandle;
 
 use config::WorkerOptions;
+use desk::Desk;
 use driver::Driver;
 use execute::TaskContext;
 use metrics::WorkerMetrics;
@@ -99,8 +101,10 @@ pub async fn start(options: WorkerOptions, deps: Deps, shutdown: Shutdown) -> io
     let id = WorkerId::from_random(deps.dice.bytes());
     let readiness = readiness(&deps, shutdown.clone());
     let registry = deps.registry.clone();
+    let info = WorkerInfo { id, name: options.name, slots: options.slots };
+    let (desk, counter) = Desk::new(deps.queue.clone(), info.clone(), options.lease);
     let driver = Driver {
-        info: WorkerInfo { id, name: options.name, slots: options.slots },
+        info,
         lease: options.lease,
         heartbeat: options.heartbeat,
         stall: options.stall,
@@ -109,6 +113,7 @@ pub async fn start(options: WorkerOptions, deps: Deps, shutdown: Shutdown) -> io
         probe_stores: options.probe_stores,
         context: Arc::new(TaskContext {
             queue: deps.queue,
+            counter,
             state: deps.state,
             zones: deps.zones,
             sources: deps.sources,
@@ -130,7 +135,7 @@ pub async fn start(options: WorkerOptions, deps: Deps, shutdown: Shutdown) -> io
                 None => Ok(()),
             }
         };
-        let ((), served) = tokio::join!(driver.run(), served);
+        let ((), served) = tokio::join!(driver.run(desk), served);
         served
     };
     Ok(RunningWorker { id, local_addr, task: AbortOnDropHandle::new(tokio::spawn(work)) })

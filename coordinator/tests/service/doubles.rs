@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use des_shared::ids::{FencingToken, JobId, TaskId};
 use des_shared::queue::{
-    Checkpoint, FailOutcome, Held, HeldTask, JobCounters, JobShare, Lease, NewTask, Queue, QueueError, QueueStats,
-    SharedQueue, TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
+    Checkpoint, Exchanged, FailOutcome, FinishedTask, Held, HeldTask, JobCounters, JobShare, Lease, NewTask, Queue,
+    QueueError, QueueStats, SharedQueue, TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
 };
 use des_shared::store::{
     ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, SharedStore,
@@ -197,6 +197,14 @@ impl Queue for Plug {
     }
     async fn commit(&self, task: TaskId, token: FencingToken, totals: &TaskTotals) -> Result<(), QueueError> {
         self.queue()?.commit(task, token, totals).await
+    }
+    async fn exchange(
+        &self,
+        worker: &WorkerInfo,
+        finished: &[FinishedTask],
+        free: usize,
+    ) -> Result<Exchanged, QueueError> {
+        self.queue()?.exchange(worker, finished, free).await
     }
     async fn fail(&self, task: TaskId, token: FencingToken, failure: &TaskFailure) -> Result<FailOutcome, QueueError> {
         self.queue()?.fail(task, token, failure).await

@@ -17,12 +17,12 @@ use tokio::sync::Notify;
 
 use self::state::State;
 use super::values::{
-    MAX_CLAIM, MAX_STEP, MAX_TICK, MAX_VIOLATIONS, check_lock, check_settled, check_share, check_tasks, check_totals,
-    encode_checkpoint, millis,
+    MAX_CLAIM, MAX_STEP, MAX_TICK, MAX_VIOLATIONS, check_finished, check_lock, check_settled, check_share, check_tasks,
+    check_totals, encode_checkpoint, millis,
 };
 use super::{
-    Checkpoint, FailOutcome, Held, HeldTask, JobCounters, JobShare, Lease, NewTask, Queue, QueueConfig, QueueError,
-    QueueStats, TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
+    Checkpoint, Exchanged, FailOutcome, FinishedTask, Held, HeldTask, JobCounters, JobShare, Lease, NewTask, Queue,
+    QueueConfig, QueueError, QueueStats, TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
 };
 use crate::clock::{Clock, Dice};
 use crate::ids::{FencingToken, JobId, TaskId};
@@ -132,6 +132,16 @@ impl Queue for MemoryQueue {
     async fn commit(&self, task: TaskId, token: FencingToken, totals: &TaskTotals) -> Result<(), QueueError> {
         check_totals(totals)?;
         self.step(|state, _| state.commit(task, token, totals))
+    }
+
+    async fn exchange(
+        &self,
+        worker: &WorkerInfo,
+        finished: &[FinishedTask],
+        free: usize,
+    ) -> Result<Exchanged, QueueError> {
+        check_finished(finished)?;
+        Ok(self.step(|state, now| state.exchange(now, &self.config, worker, (finished, free.min(MAX_CLAIM)))))
     }
 
     async fn fail(&self, task: TaskId, token: FencingToken, failure: &TaskFailure) -> Result<FailOutcome, QueueError> {

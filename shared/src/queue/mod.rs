@@ -45,6 +45,9 @@ pub const MAX_HISTORY: usize = 5;
 /// Longest message of a remembered attempt, in bytes.
 pub const MAX_HISTORY_MESSAGE_BYTES: usize = 200;
 
+/// Most tasks one [`Queue::exchange`] commits: other clients wait while a step is under way.
+pub const MAX_FINISHED: usize = 64;
+
 /// Largest [`JobShare::max_running`].
 pub const MAX_RUNNING: u32 = 100_000;
 
@@ -132,6 +135,26 @@ pub struct Lease {
     pub attempt: u32,
     /// How far an earlier holder came.
     pub checkpoint: Option<Checkpoint>,
+}
+
+/// A task whose receipt is written, as its holder commits it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FinishedTask {
+    /// The task.
+    pub task: TaskId,
+    /// The token of the lease.
+    pub token: FencingToken,
+    /// What its receipt counts.
+    pub totals: TaskTotals,
+}
+
+/// What became of an [`Queue::exchange`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchanged {
+    /// For each finished task, in order, what [`Queue::commit`] would have said.
+    pub committed: Vec<Result<(), QueueError>>,
+    /// The tasks to go on with.
+    pub leases: Vec<Lease>,
 }
 
 /// How far the holder of a lease has come: small, because the rows of finished parts lie in the state store.
@@ -378,6 +401,17 @@ pub trait Queue: fmt::Debug + Send + Sync {
     /// Finishes a task whose receipt is written, also when its job was paused meanwhile. Repeating it with the same token
     /// is fine: an answer may be lost.
     async fn commit(&self, task: TaskId, token: FencingToken, totals: &TaskTotals) -> Result<(), QueueError>;
+
+    /// Commits the finished tasks, at most [`MAX_FINISHED`], then claims `free` tasks and one more for each that was
+    /// committed: what [`Queue::commit`] and [`Queue::claim`] do, in one step. One task that is refused keeps no other from
+    /// being committed. When no answer came, commit again and claim nothing with it: what was claimed comes back when
+    /// its lease ends.
+    async fn exchange(
+        &self,
+        worker: &WorkerInfo,
+        finished: &[FinishedTask],
+        free: usize,
+    ) -> Result<Exchanged, QueueError>;
 
     /// Gives a task up for now or for good.
     async fn fail(&self, task: TaskId, token: FencingToken, failure: &TaskFailure) -> Result<FailOutcome, QueueError>;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Checkpoint, JobShare, MAX_CHECKPOINT_BYTES, MAX_HISTORY_MESSAGE_BYTES, MAX_RUNNING, NewTask, QueueConfig,
-    QueueError, TaskState, TaskTotals,
+    Checkpoint, FinishedTask, JobShare, MAX_CHECKPOINT_BYTES, MAX_FINISHED, MAX_HISTORY_MESSAGE_BYTES, MAX_RUNNING,
+    NewTask, QueueConfig, QueueError, TaskState, TaskTotals,
 };
 
 /// Largest number the engines count with: Lua numbers are doubles and exact up to here. Tokens are microseconds since
@@ -118,6 +118,17 @@ pub(crate) fn check_totals(totals: &TaskTotals) -> Result<(), QueueError> {
         return Err(QueueError::Invalid(format!("a total is {largest}; expected at most 2^53")));
     }
     Ok(())
+}
+
+/// Refuses more finished tasks than a step commits, and totals the engines could not count exactly.
+pub(crate) fn check_finished(finished: &[FinishedTask]) -> Result<(), QueueError> {
+    if finished.len() > MAX_FINISHED {
+        return Err(QueueError::Invalid(format!(
+            "{} tasks are to be committed in one step; expected at most {MAX_FINISHED}",
+            finished.len()
+        )));
+    }
+    finished.iter().try_for_each(|task| check_totals(&task.totals))
 }
 
 /// Refuses more waiting bytes than the engines can count.

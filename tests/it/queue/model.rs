@@ -11,8 +11,8 @@ use des_shared::ids::{FencingToken, JobId, TaskId, WorkerId};
 use des_shared::queue::contract::Engine;
 use des_shared::queue::memory::MemoryQueue;
 use des_shared::queue::{
-    Checkpoint, HeldTask, JobShare, NewTask, QueueConfig, QueueError, SharedQueue, TaskFailure, TaskState, TaskTotals,
-    WorkerInfo,
+    Checkpoint, Exchanged, FinishedTask, HeldTask, JobShare, NewTask, QueueConfig, QueueError, SharedQueue,
+    TaskFailure, TaskState, TaskTotals, WorkerInfo,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -27,25 +27,88 @@ const LEASE_MS: u64 = 1000;
 
 #[derive(Clone, Debug)]
 enum Op {
-    AddJob { job: u8, share: JobShare },
-    AddTasks { job: u8, tasks: Vec<NewTask> },
-    Claim { worker: u8, max: usize },
-    Heartbeat { worker: u8, leases: Vec<usize> },
-    Checkpoint { lease: usize, parts: u32 },
-    DropCheckpoint { lease: usize },
-    Commit { lease: usize, totals: TaskTotals },
-    Fail { lease: usize, permanent: bool, message: String },
-    Release { lease: usize },
-    Settle { job: u8, number: u32, state: TaskState, totals: TaskTotals },
-    Tick { limit: usize },
-    Forget { job: u8 },
-    SetShare { job: u8, share: JobShare },
-    SetPaused { job: u8, paused: bool },
-    Cancel { job: u8, limit: usize },
-    Repair { job: u8 },
-    Lock { name: u8, holder: u8, ttl_ms: u64 },
-    Unlock { name: u8, holder: u8 },
-    Advance { ms: u64 },
+    AddJob {
+        job: u8,
+        share: JobShare,
+    },
+    AddTasks {
+        job: u8,
+        tasks: Vec<NewTask>,
+    },
+    Claim {
+        worker: u8,
+        max: usize,
+    },
+    Heartbeat {
+        worker: u8,
+        leases: Vec<usize>,
+    },
+    Checkpoint {
+        lease: usize,
+        parts: u32,
+    },
+    DropCheckpoint {
+        lease: usize,
+    },
+    Commit {
+        lease: usize,
+        totals: TaskTotals,
+    },
+    /// Commits the worker's own newest leases and others, then claims.
+    Exchange {
+        worker: u8,
+        own: usize,
+        others: Vec<usize>,
+        totals: TaskTotals,
+        free: usize,
+    },
+    Fail {
+        lease: usize,
+        permanent: bool,
+        message: String,
+    },
+    Release {
+        lease: usize,
+    },
+    Settle {
+        job: u8,
+        number: u32,
+        state: TaskState,
+        totals: TaskTotals,
+    },
+    Tick {
+        limit: usize,
+    },
+    Forget {
+        job: u8,
+    },
+    SetShare {
+        job: u8,
+        share: JobShare,
+    },
+    SetPaused {
+        job: u8,
+        paused: bool,
+    },
+    Cancel {
+        job: u8,
+        limit: usize,
+    },
+    Repair {
+        job: u8,
+    },
+    Lock {
+        name: u8,
+        holder: u8,
+        ttl_ms: u64,
+    },
+    Unlock {
+        name: u8,
+        holder: u8,
+    },
+    Advance {
+        ms: u64,
+    },
     LoseEverything,
 }
 
@@ -64,7 +127,7 @@ fn op() -> impl Strategy<Value = Op> {
     let job = 0..JOBS;
     // Few numbers, so that operations meet; a few sizes that strain doubles.
     let size = prop_oneof![4 => 0..100_u64, 1 => 1_u64 << 30..1 << 40, 1 => Just((1 << 53) - 1)];
-    let task = (0..12_u32, size).prop_map(|(number, source_bytes)| NewTask { number, source_bytes });
+    let task = (0..30_u32, size).prop_map(|(number, source_bytes)| NewTask { number, source_bytes });
     let cap = prop_oneof![2 => Just(None), 1 => (1..4_u32).prop_map(Some)];
     let share = (-1..=1_i32, 1..=7_u32, cap).prop_map(|(priority, weight, max_running)| JobShare {
         priority,
@@ -72,21 +135,25 @@ fn op() -> impl Strategy<Value = Op> {
         max_running,
     });
     let lease = any::<prop::sample::Index>().prop_map(|index| index.index(64));
+    let others = prop_oneof![4 => Just(vec![]), 1 => prop::collection::vec(lease.clone(), 0..3)];
     let time = prop_oneof![2 => 0..50_u64, 2 => 50..LEASE_MS, 1 => Just(LEASE_MS), 1 => LEASE_MS..3 * LEASE_MS];
     let state = prop_oneof![4 => Just(TaskState::Committed), 3 => Just(TaskState::Dead), 1 => Just(TaskState::Pending)];
     prop_oneof![
         3 => (job.clone(), share.clone()).prop_map(|(job, share)| Op::AddJob { job, share }),
-        6 => (job.clone(), prop::collection::vec(task, 0..6)).prop_map(|(job, tasks)| Op::AddTasks { job, tasks }),
-        10 => (0..4_u8, 0..4_usize).prop_map(|(worker, max)| Op::Claim { worker, max }),
+        6 => (job.clone(), prop::collection::vec(task, 0..12)).prop_map(|(job, tasks)| Op::AddTasks { job, tasks }),
+        10 => (0..4_u8, prop_oneof![0..4_usize, 4..12_usize]).prop_map(|(worker, max)| Op::Claim { worker, max }),
         4 => (0..4_u8, prop::collection::vec(lease.clone(), 0..5))
             .prop_map(|(worker, leases)| Op::Heartbeat { worker, leases }),
         5 => (lease.clone(), 0..50_u32).prop_map(|(lease, parts)| Op::Checkpoint { lease, parts }),
         2 => lease.clone().prop_map(|lease| Op::DropCheckpoint { lease }),
         4 => (lease.clone(), totals()).prop_map(|(lease, totals)| Op::Commit { lease, totals }),
+        10 => (0..4_u8, 0..5_usize, others, totals(), prop_oneof![0..3_usize, 3..12_usize]).prop_map(
+            |(worker, own, others, totals, free)| Op::Exchange { worker, own, others, totals, free }
+        ),
         5 => (lease.clone(), prop::bool::weighted(0.2), "\\PC{0,200}|ä{250,260}|(a\n){1,5}")
             .prop_map(|(lease, permanent, message)| Op::Fail { lease, permanent, message }),
         3 => lease.prop_map(|lease| Op::Release { lease }),
-        3 => (job.clone(), 0..14_u32, state, totals())
+        3 => (job.clone(), 0..32_u32, state, totals())
             .prop_map(|(job, number, state, totals)| Op::Settle { job, number, state, totals }),
         5 => (0..6_usize).prop_map(|limit| Op::Tick { limit }),
         1 => job.clone().prop_map(|job| Op::Forget { job }),
@@ -122,9 +189,11 @@ fn checkpoint(parts: u32) -> Checkpoint {
     }
 }
 
-/// Applies an operation and puts the answer into words. `leases` are those given so far, one of which many operations
-/// use; the first of them never was.
-async fn apply(q: &SharedQueue, op: &Op, leases: &mut Vec<(TaskId, FencingToken)>) -> String {
+/// Leases given so far, with the workers that got them, one of which many operations use; the first of them never was.
+type Given = Vec<(TaskId, FencingToken, u8)>;
+
+/// Applies an operation and puts the answer into words.
+async fn apply(q: &SharedQueue, op: &Op, leases: &mut Given) -> String {
     let pick = |index: usize| leases[leases.len() - 1 - index % leases.len().min(12)];
     match op {
         Op::AddJob { job: n, share } => say(q.add_job(job(*n), *share).await),
@@ -132,9 +201,21 @@ async fn apply(q: &SharedQueue, op: &Op, leases: &mut Vec<(TaskId, FencingToken)
         Op::Claim { worker: n, max } => {
             let answer = q.claim(&worker(*n), *max).await;
             for lease in answer.iter().flatten() {
-                leases.push((lease.task, lease.token));
+                leases.push((lease.task, lease.token, *n));
             }
             say(answer)
+        }
+        Op::Exchange { worker: n, own, others, totals, free } => {
+            let own = leases.iter().rev().filter(|lease| lease.2 == *n).take(*own).copied();
+            let finished: Vec<FinishedTask> = own
+                .chain(others.iter().map(|&index| pick(index)))
+                .map(|(task, token, _)| FinishedTask { task, token, totals: *totals })
+                .collect();
+            let answer = q.exchange(&worker(*n), &finished, *free).await;
+            for lease in answer.iter().flat_map(|exchanged| &exchanged.leases) {
+                leases.push((lease.task, lease.token, *n));
+            }
+            say_each(answer)
         }
         Op::Heartbeat { worker: n, leases } => {
             let held: Vec<_> = leases
@@ -165,6 +246,17 @@ async fn apply(q: &SharedQueue, op: &Op, leases: &mut Vec<(TaskId, FencingToken)
         }
         Op::Unlock { name, holder } => say(q.unlock(&format!("lock {name}"), &format!("holder {holder}")).await),
         Op::Advance { .. } | Op::LoseEverything => String::new(),
+    }
+}
+
+/// As [`say`], for the tasks of an exchange one by one.
+fn say_each(answer: Result<Exchanged, QueueError>) -> String {
+    match answer {
+        Ok(Exchanged { committed, leases }) => {
+            let committed: Vec<String> = committed.into_iter().map(say).collect();
+            format!("{committed:?} {leases:?}")
+        }
+        Err(error) => say(Err::<(), _>(error)),
     }
 }
 
@@ -201,7 +293,7 @@ async fn compare(server: &Arc<RedisServer>, case: u64, ops: &[Op], steps: &Atomi
     let memory = Arc::new(MemoryQueue::new(config, Arc::<ManualClock>::clone(&clock), Arc::new(Dice::seeded(case))));
     let model: SharedQueue = Arc::<MemoryQueue>::clone(&memory);
     let engine = redis.queue();
-    let never = (TaskId { job: job(0), number: 0 }, FencingToken(1));
+    let never = (TaskId { job: job(0), number: 0 }, FencingToken(1), 0);
     let (mut ours, mut theirs) = (vec![never], vec![never]);
     for (step, op) in ops.iter().enumerate() {
         match op {

@@ -3,6 +3,7 @@
 mod adoption;
 mod bad_files;
 mod crash;
+mod desk;
 mod faults;
 mod gate;
 mod pack;

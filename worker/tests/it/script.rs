@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use des_shared::ids::{FencingToken, JobId, TaskId};
 use des_shared::queue::{
-    Checkpoint, FailOutcome, Held, HeldTask, JobCounters, JobShare, Lease, NewTask, Queue, QueueError, QueueStats,
-    SharedQueue, TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
+    Checkpoint, Exchanged, FailOutcome, FinishedTask, Held, HeldTask, JobCounters, JobShare, Lease, NewTask, Queue,
+    QueueError, QueueStats, SharedQueue, TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
 };
 use tokio::sync::watch;
 
@@ -19,6 +19,10 @@ pub(crate) struct Script {
     pub(crate) deaf: AtomicBool,
     /// Nothing is answered.
     pub(crate) away: AtomicBool,
+    /// Exchanges are carried out, and their answers are lost.
+    pub(crate) mute: AtomicBool,
+    pub(crate) exchanges: AtomicU64,
+    pub(crate) commits: AtomicU64,
     /// After this many checkpoints every further one waits for ever, as if the process had been killed there.
     pub(crate) freeze_after: AtomicU64,
     pub(crate) checkpoints: watch::Sender<u64>,
@@ -30,6 +34,9 @@ impl Script {
             inner,
             deaf: AtomicBool::new(false),
             away: AtomicBool::new(false),
+            mute: AtomicBool::new(false),
+            exchanges: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
             freeze_after: AtomicU64::new(u64::MAX),
             checkpoints: watch::Sender::new(0),
         })
@@ -91,7 +98,20 @@ impl Queue for Script {
 
     async fn commit(&self, task: TaskId, token: FencingToken, totals: &TaskTotals) -> Result<(), QueueError> {
         self.check()?;
+        self.commits.fetch_add(1, Ordering::SeqCst);
         self.inner.commit(task, token, totals).await
+    }
+
+    async fn exchange(
+        &self,
+        worker: &WorkerInfo,
+        finished: &[FinishedTask],
+        free: usize,
+    ) -> Result<Exchanged, QueueError> {
+        self.check()?;
+        self.exchanges.fetch_add(1, Ordering::SeqCst);
+        let exchanged = self.inner.exchange(worker, finished, free).await;
+        if self.mute.load(Ordering::SeqCst) { Err(QueueError::Unavailable("lost".to_owned())) } else { exchanged }
     }
 
     async fn fail(&self, task: TaskId, token: FencingToken, failure: &TaskFailure) -> Result<FailOutcome, QueueError> {

@@ -4,6 +4,7 @@
 
 mod claims;
 mod control;
+mod exchange;
 mod fairness;
 mod leases;
 mod recovery;
@@ -104,6 +105,13 @@ pub async fn run(make: impl AsyncFn(QueueConfig) -> Box<dyn Engine>) {
         control::workers_show_what_they_hold,
         control::a_sound_queue_needs_no_repair,
         control::an_audit_of_a_busy_queue_names_nothing,
+        exchange::an_exchange_commits_and_claims_as_much_again,
+        exchange::one_refused_task_keeps_no_other_from_its_commit,
+        exchange::a_repeated_exchange_commits_once,
+        exchange::an_exchange_goes_by_the_same_order,
+        exchange::holds_and_caps_count_within_an_exchange,
+        exchange::checkpoints_and_histories_end_with_an_exchange,
+        exchange::an_exchange_is_bounded,
         fairness::shares_of_three_jobs_are_within_two_percent,
         fairness::a_small_job_behind_ten_thousand_tasks_is_next,
         fairness::a_cap_bounds_what_runs,

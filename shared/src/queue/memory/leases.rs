@@ -7,8 +7,8 @@ use crate::queue::values::{
     cut, history_message, jitter, millis,
 };
 use crate::queue::{
-    Attempt, Checkpoint, FailOutcome, Held, HeldTask, Lease, MAX_HISTORY, MAX_MESSAGE_BYTES, QueueConfig, QueueError,
-    TaskFailure, TaskState, TaskTotals, Tick, WorkerInfo,
+    Attempt, Checkpoint, Exchanged, FailOutcome, FinishedTask, Held, HeldTask, Lease, MAX_HISTORY, MAX_MESSAGE_BYTES,
+    QueueConfig, QueueError, TaskFailure, TaskState, TaskTotals, Tick, WorkerInfo,
 };
 
 impl State {
@@ -96,6 +96,19 @@ impl State {
         self.held(id, token)?;
         self.finish(id, TaskState::Committed, totals);
         Ok(())
+    }
+
+    /// Everything of it at `now`.
+    pub(super) fn exchange(
+        &mut self,
+        now: u64,
+        config: &QueueConfig,
+        worker: &WorkerInfo,
+        (finished, free): (&[FinishedTask], usize),
+    ) -> Exchanged {
+        let committed: Vec<_> = finished.iter().map(|done| self.commit(done.task, done.token, &done.totals)).collect();
+        let freed = committed.iter().filter(|answer| answer.is_ok()).count();
+        Exchanged { leases: self.claim(now, config, worker, free + freed), committed }
     }
 
     pub(super) fn fail(

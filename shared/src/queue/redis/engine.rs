@@ -9,12 +9,12 @@ use super::{CHUNK, RedisQueue, always, out_of_place, share_args};
 use crate::ids::{FencingToken, JobId, TaskId};
 use crate::queue::values::{
     CLAIM_REVIVES, EXPIRED_ATTEMPT, EXPIRED_MESSAGE, MAX_CLAIM, MAX_EXACT, MAX_SHOWN_TASKS, MAX_STEP, MAX_TICK,
-    MAX_WAITING_BYTES, check_lock, check_settled, check_share, check_tasks, check_totals, cut, encode_checkpoint,
-    history_message, millis, progress,
+    MAX_WAITING_BYTES, check_finished, check_lock, check_settled, check_share, check_tasks, check_totals, cut,
+    encode_checkpoint, history_message, millis, progress,
 };
 use crate::queue::{
-    Checkpoint, FailOutcome, Held, HeldTask, JobCounters, JobShare, Lease, MAX_MESSAGE_BYTES, NewTask, Queue,
-    QueueError, QueueStats, TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
+    Checkpoint, Exchanged, FailOutcome, FinishedTask, Held, HeldTask, JobCounters, JobShare, Lease, MAX_MESSAGE_BYTES,
+    NewTask, Queue, QueueError, QueueStats, TaskFailure, TaskState, TaskTotals, TaskView, Tick, WorkerInfo, WorkerView,
 };
 
 #[async_trait]
@@ -50,11 +50,7 @@ impl Queue for RedisQueue {
     }
 
     async fn claim(&self, worker: &WorkerInfo, max: usize) -> Result<Vec<Lease>, QueueError> {
-        let mut args = self.worker_args(worker);
-        args.extend([max.min(MAX_CLAIM).to_string(), CLAIM_REVIVES.to_string()]);
-        let values = always(self.run(&self.scripts.claim, &args).await?)?;
-        let leases: Vec<(String, String, String, Option<String>)> = wire::single(values, "list of leases")?;
-        leases.into_iter().map(wire::lease).collect()
+        Ok(self.exchange(worker, &[], max).await?.leases)
     }
 
     async fn heartbeat(&self, worker: &WorkerInfo, held: &[HeldTask]) -> Result<Vec<Held>, QueueError> {
@@ -88,6 +84,40 @@ impl Queue for RedisQueue {
         check_totals(totals)?;
         self.run_lease(&self.scripts.commit, task, token, [wire::totals(totals, ',')]).await?;
         Ok(())
+    }
+
+    async fn exchange(
+        &self,
+        worker: &WorkerInfo,
+        finished: &[FinishedTask],
+        free: usize,
+    ) -> Result<Exchanged, QueueError> {
+        check_finished(finished)?;
+        let mut args = self.worker_args(worker);
+        args.extend([free.min(MAX_CLAIM).to_string(), CLAIM_REVIVES.to_string()]);
+        // By job and number, as the script takes them.
+        let mut places: Vec<usize> = (0..finished.len()).collect();
+        places.sort_by_key(|&place| finished[place].task);
+        for tasks in places.chunk_by(|&a, &b| finished[a].task.job == finished[b].task.job) {
+            let mut sum = TaskTotals::default();
+            tasks.iter().for_each(|&place| sum.change(&finished[place].totals, &TaskTotals::default()));
+            args.extend([finished[tasks[0]].task.job.to_string(), tasks.len().to_string()]);
+            let TaskTotals { files_packed, files_failed, source_bytes, stored_bytes } = sum;
+            args.extend([files_packed, files_failed, source_bytes, stored_bytes].map(|sum| sum.to_string()));
+            for &place in tasks {
+                let FinishedTask { task, token, totals } = finished[place];
+                args.extend([wire::number(task.number), token.to_string(), wire::totals(&totals, ',')]);
+            }
+        }
+        let mut values = always(self.run(&self.scripts.exchange, &args).await?)?.into_iter();
+        let leases: Vec<wire::LeaseParts> = wire::part(values.next(), "list of leases")?;
+        let refused: Vec<wire::RefusalParts> = wire::part(values.next(), "list of refused tasks")?;
+        let mut committed = vec![Ok(()); finished.len()];
+        for refused in refused {
+            let (place, refusal) = wire::refusal(refused, &places, finished)?;
+            committed[place] = Err(refusal);
+        }
+        Ok(Exchanged { committed, leases: leases.into_iter().map(wire::lease).collect::<Result<_, _>>()? })
     }
 
     async fn fail(&self, task: TaskId, token: FencingToken, failure: &TaskFailure) -> Result<FailOutcome, QueueError> {

@@ -1,6 +1,6 @@
 //! The Lua scripts, put together: the flags, the time, the prelude, the parts a script shares with others, the body. Each
 //! is one atomic step of the queue. A call of a script makes every function of its text anew, so the two scripts that a
-//! busy queue calls most have their usual case in front of the prelude, in one straight line.
+//! busy queue calls most have their usual case in front of the prelude.
 //!
 //! Flags need Redis 7 or later. `allow-oom`: runs although the server is at its `maxmemory`, so that workers can finish
 //! what they began and operators can make room. `no-writes`: only reads. Without either a server that has no memory left
@@ -54,8 +54,8 @@ macro_rules! scripts {
 scripts!(
     "": { add_job, add_tasks }
     " flags=allow-oom": {
-        cancel_job, checkpoint, claim after claim_usual, commit after commit_usual, fail, forget_job with forgetting, heartbeat, index, lock, mend, release,
-        set_paused, set_share, settle, sums, tick with forgetting, unlock, walk with numbers,
+        cancel_job, checkpoint, commit after commit_usual with committing, exchange after exchange_usual with committing,
+        fail, forget_job with forgetting, heartbeat, index, lock, mend, release, set_paused, set_share, settle, sums, tick with forgetting, unlock, walk with numbers,
     }
     " flags=no-writes": { due, job, jobs, stats, tasks with numbers, workers }
 );

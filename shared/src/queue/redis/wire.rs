@@ -8,8 +8,8 @@ use redis::{FromRedisValue, Value, from_redis_value};
 
 use crate::ids::{FencingToken, JobId, TaskId};
 use crate::queue::{
-    Attempt, Checkpoint, Held, JobCounters, Lease, MAX_HISTORY, QueueError, QueueStats, TaskState, TaskTotals,
-    TaskView, WorkerTask, WorkerView,
+    Attempt, Checkpoint, FinishedTask, Held, JobCounters, Lease, MAX_HISTORY, QueueError, QueueStats, TaskState,
+    TaskTotals, TaskView, WorkerTask, WorkerView,
 };
 
 /// What a script answered.
@@ -80,16 +80,40 @@ pub(super) fn task_ids(texts: &[String]) -> Result<Vec<TaskId>, QueueError> {
     texts.iter().map(|text| parse(text, "task id")).collect()
 }
 
+/// Task id, token, attempts and checkpoint of a lease.
+pub(super) type LeaseParts = (String, String, String, Option<String>);
+
 /// One lease of a claim.
-pub(super) fn lease(
-    (id, token, attempt, checkpoint): (String, String, String, Option<String>),
-) -> Result<Lease, QueueError> {
+pub(super) fn lease((id, token, attempt, checkpoint): LeaseParts) -> Result<Lease, QueueError> {
     let task = parse(&id, "task id")?;
     // The lease is taken already. A task without its checkpoint starts again, which is right if slow; an error would keep
     // every claim from ever handing it out.
     let checkpoint = checkpoint.and_then(|text| read_checkpoint(&text, &task));
     let token = FencingToken(parse(&token, "token")?);
     Ok(Lease { task, token, attempt: parse(&attempt, "number of attempts")?, checkpoint })
+}
+
+/// Place among the finished tasks as they were named, from 1, kind and reason of a refusal.
+pub(super) type RefusalParts = (usize, String, String);
+
+/// Which of the finished tasks was not committed, and why. `places` is the order in which they were named.
+pub(super) fn refusal(
+    (place, kind, reason): RefusalParts,
+    places: &[usize],
+    finished: &[FinishedTask],
+) -> Result<(usize, QueueError), QueueError> {
+    let Some(&place) = place.checked_sub(1).and_then(|place| places.get(place)) else {
+        return Err(invalid("place of a refused task", place));
+    };
+    let FinishedTask { task, token, .. } = finished[place];
+    let refusal = match kind.as_str() {
+        "unknown" => QueueError::UnknownJob(task.job),
+        "stale" => QueueError::Stale { task, token },
+        "cancelled" => QueueError::Cancelled { task },
+        "invalid" => QueueError::Invalid(reason),
+        other => return Err(invalid("refusal", other)),
+    };
+    Ok((place, refusal))
 }
 
 /// The checkpoint in its text; none when it cannot be read.

@@ -23,21 +23,27 @@ if f.hold == 'N' or f.walked then
   return { 'ok', added }
 end
 
--- The usual case does what `move` does for each task, with one command for all of them where there is one.
-local places, entries = {}, {}
+-- The usual case does what `move` does for each task, with one command for all of them.
+local numbers, values, places, entries = {}, {}, {}, {}
+for i = 3, #ARGV, 2 do
+  numbers[#numbers + 1] = ARGV[i]
+end
 -- Fails before anything has changed, should it be no number.
 call('HINCRBY', key('job', job), 'W', 0)
-for i = 3, #ARGV, 2 do
-  local number, size = ARGV[i], tonumber(ARGV[i + 1])
-  if call('HSETNX', key('tasks', job), number, 'P:' .. int(size) .. ':0:0:') == 1 then
-    added = added + 1
+local known, since = #numbers > 0 and call('HMGET', key('tasks', job), unpack(numbers)), int(NOW)
+for n, number in ipairs(numbers) do
+  if not known[n] and not values[number] then
+    local size = ARGV[2 * n + 2]
+    added, values[number] = added + 1, true
     if bytes + size > 9007199254740991 then
       add_waiting(job, f, number, bytes)
       bytes = 0
     end
     bytes = bytes + size
-    places[2 * added - 1], places[2 * added] = place_in_order(number, 'P'), number
-    entries[2 * added - 1], entries[2 * added] = int(NOW), job .. '/' .. number
+    values[2 * added - 1], values[2 * added] = number, 'P:' .. size .. ':0:0:'
+    -- The band of what is pending is the first.
+    places[2 * added - 1], places[2 * added] = number, number
+    entries[2 * added - 1], entries[2 * added] = since, job .. '/' .. number
   end
 end
 if added > 0 then
@@ -46,6 +52,7 @@ if added > 0 then
   if f.hold == 'P' then
     add_to_all('P', added)
   end
+  call('HSET', key('tasks', job), unpack(values))
   call('ZADD', key('order', job), unpack(places))
   call('ZADD', ns .. ':waiting', unpack(entries))
   place(job, f)

@@ -29,7 +29,7 @@ do
         call('HSET', record, 'L', leased - 1, 'C', committed + 1, 'files_packed', a, 'files_failed', b,
           'source_bytes', c, 'stored_bytes', d)
         call('ZREM', ns .. ':leases', job .. '/' .. number)
-        call('ZADD', ns .. ':order:' .. job, 25769803776 + number, number)
+        call('ZADD', ns .. ':order:' .. job, '3' .. number, number)
         call('HSET', ns .. ':tasks:' .. job, number, 'C:' .. size .. ':' .. token .. ':' .. attempts .. ':' .. ARGV[4])
         call('HDEL', ns .. ':messages:' .. job, number)
         call('HDEL', ns .. ':histories:' .. job, number)

@@ -8,8 +8,9 @@ local call = redis.call
 local ns = KEYS[1]
 local NOW_US = read_now_us()
 local NOW = math.floor(NOW_US / 1000)
--- Score in `order`: the task's number in the band of its state, so that every state can be counted and walked.
-local BAND = 8589934592
+-- Score in `order`: the task's number in the band of its state, so that every state can be counted and walked. A number
+-- has ten digits, so the band is the digit in front of them.
+local BAND = 10000000000
 local LAST = 4294967295
 local BANDS = { P = 0, L = 1, D = 2, C = 3, X = 4, N = 5 }
 local LAST_OPEN = LAST + 2 * BAND

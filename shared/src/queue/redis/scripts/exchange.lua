@@ -1,5 +1,21 @@
--- ARGV: worker, its info, lease in ms, most tasks, most due retries to revive first.
-local worker, lease = ARGV[1], tonumber(ARGV[3])
+-- ARGV: worker, its info, lease in ms, most tasks beside those committed, most due retries to revive first, then what is
+-- finished, by job: job, how many tasks, the four sums of their totals, and number, token and totals 'a,b,c,d' of each, in the
+-- order of their numbers. Answers the leases, and { place, refusal, reason } of each finished task that was refused.
+local worker, lease, free = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
+local refused = {}
+local place, i = 0, 6
+while ARGV[i] do
+  for at = i + 6, i + 3 + 3 * ARGV[i + 1], 3 do
+    place = place + 1
+    local refusal = commit(ARGV[i], ARGV[at], ARGV[at + 1], ARGV[at + 2])
+    if refusal then
+      refused[#refused + 1] = { place, refusal[1], refusal[2] or '' }
+    else
+      free = free + 1
+    end
+  end
+  i = i + 6 + 3 * ARGV[i + 1]
+end
 see_worker(worker, ARGV[2], lease)
 revive(tonumber(ARGV[5]))
 
@@ -28,7 +44,7 @@ local function next_job()
 end
 
 local leases = {}
-while #leases < tonumber(ARGV[4]) do
+while #leases < free do
   local job, f, number = next_job()
   if not job then
     break
@@ -51,4 +67,4 @@ while #leases < tonumber(ARGV[4]) do
     drop_broken(job, number)
   end
 end
-return { 'ok', leases }
+return { 'ok', leases, refused }
