@@ -5,11 +5,10 @@
 use std::time::Duration;
 
 use des_shared::clock::Dice;
+use des_shared::layout;
 use des_shared::service::Shutdown;
 use des_shared::store::{Capabilities, SharedStore};
 
-/// Where scratch keys are written and removed again.
-const SCRATCH: &str = "scratch/";
 /// The longest pause before a store that did not answer is asked again.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
@@ -19,7 +18,7 @@ pub(crate) async fn find_out(stores: Vec<(String, SharedStore)>, dice: &Dice, sh
         let mut pause = Duration::from_millis(200);
         loop {
             let answer = tokio::select! {
-                answer = store.probe(SCRATCH) => answer,
+                answer = store.probe(layout::SCRATCH_PREFIX) => answer,
                 () = shutdown.wait() => return,
             };
             match answer {

@@ -9,6 +9,7 @@ mod doubles;
 mod events;
 mod harness;
 mod outage;
+mod pressure;
 mod recovery;
 mod retry;
 mod showing;

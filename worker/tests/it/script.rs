@@ -22,6 +22,12 @@ pub(crate) struct Script {
     /// After this many checkpoints every further one waits for ever, as if the process had been killed there.
     pub(crate) freeze_after: AtomicU64,
     pub(crate) checkpoints: watch::Sender<u64>,
+    /// A heartbeat that names a task is asked behind the next commit, which returns once the answer is dealt with.
+    pub(crate) beats_meet_commits: AtomicBool,
+    /// Heartbeats begun, heartbeats that wait for a commit, and commits done.
+    beats: watch::Sender<u64>,
+    waiting: watch::Sender<u64>,
+    commits: watch::Sender<u64>,
 }
 
 impl Script {
@@ -32,6 +38,10 @@ impl Script {
             away: AtomicBool::new(false),
             freeze_after: AtomicU64::new(u64::MAX),
             checkpoints: watch::Sender::new(0),
+            beats_meet_commits: AtomicBool::new(false),
+            beats: watch::Sender::new(0),
+            waiting: watch::Sender::new(0),
+            commits: watch::Sender::new(0),
         })
     }
 
@@ -43,6 +53,11 @@ impl Script {
     pub(crate) async fn checkpointed(&self, n: u64) {
         self.checkpoints.subscribe().wait_for(|done| *done >= n).await.unwrap();
     }
+
+    /// Returns once a heartbeat waits for a commit.
+    pub(crate) async fn a_beat_waits(&self) {
+        self.waiting.subscribe().wait_for(|n| *n > 0).await.unwrap();
+    }
 }
 
 #[async_trait]
@@ -51,6 +66,11 @@ impl Queue for Script {
         self.check()?;
         if self.deaf.load(Ordering::SeqCst) {
             return Ok(vec![Held::Yes; held.len()]);
+        }
+        self.beats.send_modify(|n| *n += 1);
+        if self.beats_meet_commits.load(Ordering::SeqCst) && !held.is_empty() {
+            self.waiting.send_modify(|n| *n += 1);
+            self.commits.subscribe().wait_for(|n| *n > 0).await.unwrap();
         }
         self.inner.heartbeat(worker, held).await
     }
@@ -91,7 +111,14 @@ impl Queue for Script {
 
     async fn commit(&self, task: TaskId, token: FencingToken, totals: &TaskTotals) -> Result<(), QueueError> {
         self.check()?;
-        self.inner.commit(task, token, totals).await
+        self.inner.commit(task, token, totals).await?;
+        self.commits.send_modify(|n| *n += 1);
+        if self.beats_meet_commits.load(Ordering::SeqCst) {
+            // The next one begins when the answer of the one before was dealt with.
+            let before = *self.beats.borrow();
+            self.beats.subscribe().wait_for(|n| *n > before).await.unwrap();
+        }
+        Ok(())
     }
 
     async fn fail(&self, task: TaskId, token: FencingToken, failure: &TaskFailure) -> Result<FailOutcome, QueueError> {
