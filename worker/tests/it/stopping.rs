@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gate::{Gate, Trick};
 use crate::victims::{held_up, three_parts};
-use crate::world::{Worker, World, contents, eventually, expected, limits, noise, options, prose};
+use crate::world::{Worker, World, contents, eventually, expected, limits, noise, prose};
 
 /// From the moment a lease is another's until nothing of the task runs any more.
 const AT_MOST: Duration = Duration::from_secs(1);
