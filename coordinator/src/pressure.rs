@@ -96,9 +96,26 @@ impl Core {
                 return Err(error);
             }
         }
-        let accepted = accept.await;
+        let accepted = tokio::select! {
+            biased;
+            accepted = accept => accepted,
+            never = self.keep_admission() => match never {},
+        };
         self.open_admission().await;
         accepted
+    }
+
+    /// Renews the lock. One that is lost all the same ends nothing: what is half accepted must be completed.
+    async fn keep_admission(&self) -> std::convert::Infallible {
+        let ttl = self.config.limits.lock;
+        loop {
+            tokio::time::sleep(ttl / 3).await;
+            match self.queue().lock(LOCK, &self.holder, ttl).await {
+                Ok(Some(_)) => {}
+                Ok(None) => tracing::warn!("the lock {LOCK} was lost; more may be accepted than the limit says"),
+                Err(e) => tracing::warn!("the lock {LOCK} cannot be renewed: {e}"),
+            }
+        }
     }
 
     async fn open_admission(&self) {

@@ -73,6 +73,8 @@ async fn who_sends_a_large_manifest_to_a_full_queue_still_reads_why_it_is_refuse
 async fn of_two_submissions_at_two_coordinators_that_exceed_the_limit_together_one_is_refused() {
     let mut world = World::new();
     world.limits.max_waiting_tasks = 5;
+    // A machine under load must not lose its lock.
+    world.limits.lock = Duration::from_secs(30);
     let (first, second) = (world.start().await, world.start().await);
     for round in 0..5 {
         let query = |name: &str| format!("?max_shard_size=10&name={name}{round}");

@@ -1,12 +1,16 @@
 //! Layers that another one behind them would catch too: what each of them saves.
 
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use des_shared::queue::{Queue, SharedQueue};
 use des_shared::segment::PackOptions;
+use des_shared::store::call::Operation;
+use des_shared::store::faults::{Fault, Rule};
 
 use crate::gate::{Gate, Trick};
 use crate::script::Script;
+use crate::victims::three_parts;
 use crate::world::{World, contents, eventually, expected, line};
 
 /// The queue forgets a task that has its receipt, and hands it out again.
@@ -70,4 +74,33 @@ async fn a_heartbeat_that_meets_a_commit_does_not_take_the_task_for_lost() {
     assert!(worker.metric("des_worker_tasks_total{outcome=\"committed\"}") > 0.5);
     assert_eq!(contents(&world, &segment).await, expected(&segment));
     worker.stop().await;
+}
+
+/// The queue did not hear that the task is handed back: then its lease has to run out, although the worker still has to
+/// do with it, here with an upload that it cannot drop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_could_not_be_handed_back_is_not_renewed_any_more() {
+    let world = World::new();
+    let segment = three_parts(&world);
+    world.submit(std::slice::from_ref(&segment)).await;
+    for operation in [Operation::PutPart, Operation::AbortUpload] {
+        world.zone.add(Rule::once(operation, Fault::Delay(Duration::from_hours(1))).times(9));
+    }
+    let script = Script::new(world.queue.clone());
+    script.takes_nothing_back.store(true, Ordering::SeqCst);
+    let shared: SharedQueue = script.clone();
+    let worker = world.worker(Some(shared), world.sources()).await;
+    eventually("its first part stalls", || async { (world.zone.injected() > 0).then_some(()) }).await;
+    world.queue.set_paused(world.job, true).await.unwrap();
+    script.somebody_was_refused().await;
+    let refused = Instant::now();
+    eventually("heartbeats do not name it any more", || async {
+        world.queue.workers().await.unwrap().first()?.tasks.is_empty().then_some(())
+    })
+    .await;
+    assert!(refused.elapsed() < Duration::from_secs(5), "{:?}", refused.elapsed());
+    assert_eq!(world.counters().await.leased, 1);
+    world.expire_leases().await;
+    assert_eq!(world.counters().await.pending, 1, "its lease ran out");
+    drop(worker);
 }

@@ -19,11 +19,15 @@ pub(crate) struct Script {
     pub(crate) deaf: AtomicBool,
     /// Nothing is answered.
     pub(crate) away: AtomicBool,
+    /// No task can be handed back.
+    pub(crate) takes_nothing_back: AtomicBool,
     /// After this many checkpoints every further one waits for ever, as if the process had been killed there.
     pub(crate) freeze_after: AtomicU64,
     pub(crate) checkpoints: watch::Sender<u64>,
     /// A heartbeat that names a task is asked behind the next commit, which returns once the answer is dealt with.
     pub(crate) beats_meet_commits: AtomicBool,
+    /// Tasks it refused to take back.
+    refused: watch::Sender<u64>,
     /// Heartbeats begun, heartbeats that wait for a commit, and commits done.
     beats: watch::Sender<u64>,
     waiting: watch::Sender<u64>,
@@ -36,6 +40,8 @@ impl Script {
             inner,
             deaf: AtomicBool::new(false),
             away: AtomicBool::new(false),
+            takes_nothing_back: AtomicBool::new(false),
+            refused: watch::Sender::new(0),
             freeze_after: AtomicU64::new(u64::MAX),
             checkpoints: watch::Sender::new(0),
             beats_meet_commits: AtomicBool::new(false),
@@ -52,6 +58,11 @@ impl Script {
     /// Returns after the n-th checkpoint was recorded.
     pub(crate) async fn checkpointed(&self, n: u64) {
         self.checkpoints.subscribe().wait_for(|done| *done >= n).await.unwrap();
+    }
+
+    /// Returns once somebody tried in vain to hand a task back.
+    pub(crate) async fn somebody_was_refused(&self) {
+        self.refused.subscribe().wait_for(|n| *n > 0).await.unwrap();
     }
 
     /// Returns once a heartbeat waits for a commit.
@@ -128,6 +139,10 @@ impl Queue for Script {
 
     async fn release(&self, task: TaskId, token: FencingToken) -> Result<(), QueueError> {
         self.check()?;
+        if self.takes_nothing_back.load(Ordering::SeqCst) {
+            self.refused.send_modify(|n| *n += 1);
+            return Err(QueueError::Unavailable("told to refuse".to_owned()));
+        }
         self.inner.release(task, token).await
     }
 
