@@ -135,3 +135,23 @@ async fn a_job_that_is_being_planned_is_waited_for_and_then_others_are_told_to_c
     world.planned(job).await;
     service.stop().await;
 }
+
+#[tokio::test]
+async fn a_job_that_cannot_be_planned_does_not_close_the_door_for_ever() {
+    let mut world = World::new();
+    world.limits.max_waiting_tasks = 100;
+    world.limits.admission_wait = Duration::from_millis(50);
+    let clock = world.hold_clock();
+    let service = world.start().await;
+    world.moods.rule(
+        |operation, key| {
+            if operation == "put" && key.ends_with("/plan.json") { Fate::Fail } else { Fate::Pass }
+        },
+    );
+    assert_eq!(service.submit_lines("?name=stuck", lines(3)).await.status, 202);
+    clock.advance(Duration::from_secs(50));
+    service.submit_lines("?name=next", lines(3)).await.assert_problem(429, &["are being planned"]);
+    clock.advance(Duration::from_secs(20));
+    assert_eq!(service.submit_lines("?name=next", lines(3)).await.status, 202);
+    service.stop().await;
+}

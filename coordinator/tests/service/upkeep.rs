@@ -1,10 +1,8 @@
 //! Retention, orphaned uploads, what trials left behind, vanished manifests.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use des_shared::clock::{Clock, ManualClock, SystemClock};
 use des_shared::job::JobState;
 use des_shared::layout;
 use des_shared::queue::Queue;
@@ -14,16 +12,10 @@ use serde_json::json;
 use crate::doubles::Fate;
 use crate::harness::{Answer, World, lines, until};
 
-fn manual_clock(world: &mut World) -> Arc<ManualClock> {
-    let clock = Arc::new(ManualClock::new(SystemClock.now_ms()));
-    world.clock = clock.clone();
-    clock
-}
-
 #[tokio::test]
 async fn records_of_old_jobs_go_and_shards_and_younger_jobs_stay() {
     let mut world = World::new();
-    let clock = manual_clock(&mut world);
+    let clock = world.hold_clock();
     world.limits.retention = Some(Duration::from_hours(4));
     let service = world.start().await;
     let send = async |key: &str, body: String| {
@@ -72,7 +64,7 @@ async fn records_of_old_jobs_go_and_shards_and_younger_jobs_stay() {
 #[tokio::test]
 async fn a_removal_that_breaks_off_is_gone_on_with() {
     let mut world = World::new();
-    let clock = manual_clock(&mut world);
+    let clock = world.hold_clock();
     world.limits.retention = Some(Duration::from_hours(24));
     let service = world.start().await;
     let job = service.submit_lines("?max_shard_size=10", lines(6)).await.id();
@@ -107,7 +99,7 @@ async fn a_removal_that_breaks_off_is_gone_on_with() {
 #[tokio::test]
 async fn the_end_of_a_job_is_removed_last() {
     let mut world = World::new();
-    let clock = manual_clock(&mut world);
+    let clock = world.hold_clock();
     world.limits.retention = Some(Duration::from_hours(24));
     let service = world.start().await;
     let job = service.submit_lines("?max_shard_size=10", lines(3)).await.id();
@@ -134,7 +126,7 @@ async fn the_end_of_a_job_is_removed_last() {
 #[tokio::test]
 async fn with_no_retention_records_stay_for_ever() {
     let mut world = World::new();
-    let clock = manual_clock(&mut world);
+    let clock = world.hold_clock();
     world.limits.retention = None;
     let service = world.start().await;
     let job = service.submit_lines("", lines(1)).await.id();
@@ -154,7 +146,7 @@ async fn with_no_retention_records_stay_for_ever() {
 #[tokio::test]
 async fn old_uploads_that_nobody_knows_are_dropped_and_no_others() {
     let mut world = World::new();
-    let clock = manual_clock(&mut world);
+    let clock = world.hold_clock();
     world.limits.orphans = Some(Duration::from_hours(24));
     let service = world.start().await;
     let job = service.submit_lines("?max_shard_size=10", lines(2)).await.id();
@@ -204,7 +196,7 @@ async fn old_uploads_that_nobody_knows_are_dropped_and_no_others() {
 #[tokio::test]
 async fn an_upload_that_only_marks_name_is_spared_as_long_as_its_job_is_open() {
     let mut world = World::new();
-    let clock = manual_clock(&mut world);
+    let clock = world.hold_clock();
     let service = world.start().await;
     let job = service.submit_lines("?max_shard_size=10", lines(2)).await.id();
     let leases = world.claim_all(job).await;
@@ -230,7 +222,7 @@ async fn an_upload_that_only_marks_name_is_spared_as_long_as_its_job_is_open() {
 #[tokio::test]
 async fn what_a_trial_of_a_store_left_behind_is_removed_after_an_hour() {
     let mut world = World::new();
-    let clock = manual_clock(&mut world);
+    let clock = world.hold_clock();
     let trial = layout::probe_key(layout::SCRATCH_PREFIX, 7);
     let notes = "scratch/notes.txt".to_owned();
     for store in [&world.zone, world.state.objects()] {
@@ -265,7 +257,7 @@ async fn what_a_trial_of_a_store_left_behind_is_removed_after_an_hour() {
 #[tokio::test]
 async fn no_upload_is_dropped_while_the_queue_cannot_say_which_are_in_use() {
     let mut world = World::new();
-    let clock = manual_clock(&mut world);
+    let clock = world.hold_clock();
     let service = world.start().await;
     let job = service.submit_lines("", lines(1)).await.id();
     let lease = world.claim_all(job).await.remove(0);
