@@ -237,7 +237,7 @@ impl Core {
                     Ok(segment) => drop(shards.insert(layout::shard_key(&segment))),
                     // Nobody can go on with a task whose file list cannot be read.
                     Err(StateError::Corrupt { key, why }) => {
-                        tracing::warn!(%task, key, "its upload is not kept: {why}")
+                        tracing::warn!(%task, key, "its upload is not kept: {why}");
                     }
                     Err(e) => return Err(e.into()),
                 }
