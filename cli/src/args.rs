@@ -175,6 +175,9 @@ pub(crate) struct CatArgs {
     /// When the file was created, as its manifest says: finds its shard at once; without it every shard is searched
     #[arg(long, value_name = "TIME")]
     pub(crate) created_at: Option<String>,
+    /// Also when the file was deleted
+    #[arg(long)]
+    pub(crate) deleted: bool,
     /// Bits of the shard index the archive was packed with
     #[arg(long, value_name = "BITS", default_value = "8", value_parser = parse_n_bits, env = "DES_N_BITS")]
     pub(crate) n_bits: NBits,

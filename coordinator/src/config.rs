@@ -61,6 +61,9 @@ pub struct Limits {
     pub max_waiting_tasks: u64,
     /// Submissions are refused while tasks of so many source bytes wait; 0 for no limit.
     pub max_waiting_bytes: u64,
+    /// How long a submission waits for its turn, and for what jobs that are being planned will bring, before it is
+    /// refused. Only where one of the two limits above is set.
+    pub admission_wait: Duration,
     /// How long the records of an ended job stay; `None` for ever.
     pub retention: Option<Duration>,
     /// Age at which an unfinished upload that no task knows is dropped; `None` for never.
@@ -97,6 +100,7 @@ impl Default for Limits {
             watchers: 256,
             max_waiting_tasks: 0,
             max_waiting_bytes: 0,
+            admission_wait: Duration::from_secs(10),
             retention: Some(Duration::from_hours(30 * 24)),
             orphans: Some(Duration::from_hours(24)),
             tidy: Duration::from_hours(1),

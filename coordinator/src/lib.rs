@@ -11,6 +11,7 @@
 
 mod api;
 mod audit;
+mod conditions;
 mod config;
 mod control;
 mod dead;
@@ -22,6 +23,7 @@ mod metrics;
 mod pace;
 mod pipe;
 mod planner;
+mod pressure;
 mod reconcile;
 mod restore;
 mod retry;
@@ -52,8 +54,10 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::conditions::Conditions;
 use crate::metrics::CoordinatorMetrics;
 use crate::planner::Planning;
+use crate::pressure::Pressure;
 use crate::view::Views;
 
 pub use api::audit::AuditLine;
@@ -106,6 +110,10 @@ pub(crate) struct Core {
     pub(crate) own_metrics: CoordinatorMetrics,
     /// One change of a job at a time in this process; see [`control`].
     pub(crate) controls: Mutex<()>,
+    /// One submission at a time in this process is counted and accepted while a limit is set; see [`pressure`].
+    pub(crate) admission: Mutex<()>,
+    pub(crate) pressure: Pressure,
+    pub(crate) conditions: Conditions,
     /// Seats for clients that watch jobs.
     pub(crate) watchers: Arc<Semaphore>,
     /// One audit at a time.
@@ -144,20 +152,32 @@ impl Coordinator {
     /// Binds, begins to serve, plan and reconcile, and returns. Stops when `shutdown` begins.
     ///
     /// # Errors
-    /// When the address cannot be bound, or the defaults' `n_bits` is not that of the zones.
+    /// When the address cannot be bound, the defaults' `n_bits` is not that of the zones, or the state store refuses
+    /// to be written in a way that waiting does not mend: a wrong bucket, wrong credentials. One that is only away is
+    /// asked again.
     pub async fn start(config: Config, deps: Deps, shutdown: Shutdown) -> io::Result<Running> {
         if config.defaults.n_bits != deps.zones.n_bits() {
             let (ours, zones) = (config.defaults.n_bits.get(), deps.zones.n_bits().get());
             let text = format!("n_bits is {ours}, but the zones are laid out for {zones}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let listener = service::bind(config.listen.address).await?;
-        let address = listener.local_addr()?;
-        let (drain, auth) = (config.listen.drain, config.listen.auth.clone());
+        let (listen, drain, auth) = (config.listen.address, config.listen.drain, config.listen.auth.clone());
         let core = Arc::new(Core::new(config, deps, shutdown.clone()));
+        let tried = core.try_state_store().await;
+        if let Err(error) = &tried
+            && !error.kind.is_transient()
+        {
+            return Err(io::Error::other(error.to_string()));
+        }
+        let listener = service::bind(listen).await?;
+        let address = listener.local_addr()?;
         let router = service::with_auth(router(&core), auth);
         let server = tokio::spawn(service::serve(listener, router, shutdown.clone(), drain));
-        let background = in_background(&core);
+        let mut background = in_background(&core);
+        if let Err(error) = tried {
+            tracing::warn!("the state store cannot be written now, and is asked again: {error}");
+            background.push(tokio::spawn(conditions::try_until_known(Arc::clone(&core))));
+        }
         tracing::info!(%address, holder = core.holder, state = core.deps.state.objects().url(), "coordinator is up");
         Ok(Running { address, shutdown, drain, server, background, tasks: core.tasks.clone() })
     }
@@ -201,6 +221,9 @@ impl Core {
             views: Views::default(),
             own_metrics: CoordinatorMetrics::register(&deps.metrics),
             controls: Mutex::new(()),
+            admission: Mutex::new(()),
+            pressure: Pressure::default(),
+            conditions: Conditions::default(),
             watchers: Arc::new(Semaphore::new(config.limits.watchers)),
             auditors: Arc::new(Semaphore::new(1)),
             inline: Arc::new(Semaphore::new(api::room_of_all(&config.limits) as usize)),

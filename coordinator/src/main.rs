@@ -7,14 +7,11 @@ use std::sync::Arc;
 use des_coordinator::{Config, Coordinator, Deps, Places, ShardInspector, all_settings};
 use des_shared::clock::{Dice, SystemClock};
 use des_shared::config::{self, LoadError, Values};
-use des_shared::layout::SCRATCH_PREFIX;
 use des_shared::metrics::Metrics;
 use des_shared::queue::SharedQueue;
 use des_shared::queue::redis::RedisQueue;
 use des_shared::retry::RetryPolicy;
 use des_shared::service::Shutdown;
-use des_shared::state::StateStore;
-use des_shared::store::StoreError;
 use des_shared::store::backend::{Backend, Layers};
 use des_shared::store::metered::StoreMetrics;
 use des_shared::store::s3::S3Config;
@@ -77,7 +74,6 @@ async fn run(config: Config, places: Places) -> Result<(), Box<dyn std::error::E
         dice,
         metrics,
     };
-    check_state_store(&deps.state).await?;
     let shutdown = Shutdown::new();
     let signals = tokio::spawn(shutdown.on_signals()?);
     Coordinator::start(config, deps, shutdown.clone()).await?.join().await?;
@@ -85,25 +81,4 @@ async fn run(config: Config, places: Places) -> Result<(), Box<dyn std::error::E
     signals.await?;
     tracing::info!("the coordinator has stopped");
     Ok(())
-}
-
-/// Finds out whether the state store can be written, and whether it keeps two writers of one record apart.
-///
-/// # Errors
-/// Where waiting does not help: a wrong bucket, wrong credentials. A store that is only away now is waited for.
-async fn check_state_store(state: &StateStore) -> Result<(), StoreError> {
-    match state.objects().probe(SCRATCH_PREFIX).await {
-        Ok(found) if found.conditional_put => Ok(()),
-        Ok(_) => {
-            tracing::warn!(
-                "the state store ignores If-None-Match: equal submissions at the same moment may become two jobs"
-            );
-            Ok(())
-        }
-        Err(error) if error.kind.is_transient() => {
-            tracing::warn!("the state store cannot be written now: {error}");
-            Ok(())
-        }
-        Err(error) => Err(error),
-    }
 }

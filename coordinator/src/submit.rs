@@ -91,10 +91,10 @@ impl Core {
             submission_key: String::new(),
         };
         let mut draft = Draft { record: draft, reserved: false };
-        let settled = self.settle_submission(&mut draft, submission.bound_key.as_deref()).await;
+        let settled = self.admit(self.settle_submission(&mut draft, submission.bound_key.as_deref())).await;
         let unused = match &settled {
             Ok(accepted) => accepted.record.id != id,
-            Err(Error::KeyReused(_)) => true,
+            Err(Error::KeyReused(_) | Error::QueueFull(_) | Error::Busy(_)) => true,
             // What was written before the failure is not known, so nothing is taken away.
             Err(_) => false,
         };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use des_shared::ids::JobId;
 use des_shared::layout;
+use des_shared::state::StateError;
 use des_shared::store::{SharedStore, UploadMeta, list_all};
 use futures::stream::TryStreamExt;
 use tokio::time::MissedTickBehavior;
@@ -26,6 +27,8 @@ const REMOVALS: usize = 16;
 const FULL_LISTING: usize = 1000;
 /// Tasks looked through at once.
 const TASKS: usize = 1000;
+/// Age at which a scratch key belongs to nobody: whoever tries out a store needs seconds.
+const SCRATCH_AGE: Duration = Duration::from_hours(1);
 
 /// Tidies at once and then every while, until the shutdown.
 pub(crate) async fn run(core: Arc<Core>) {
@@ -55,6 +58,7 @@ impl Core {
         }
         let outcome = async {
             self.remove_old_jobs().await?;
+            self.remove_scratch_keys().await?;
             self.drop_orphans().await
         }
         .await;
@@ -138,14 +142,36 @@ impl Core {
         Ok(())
     }
 
-    /// Drops old unfinished uploads of ours that no checkpoint names.
+    /// Removes what services left behind that died while they tried out a store.
+    async fn remove_scratch_keys(&self) -> Result<(), Error> {
+        let until = self.before_now(SCRATCH_AGE);
+        for store in self.stores() {
+            let mut keys = list_all(store.clone(), layout::SCRATCH_PREFIX.to_owned());
+            while let Some(object) = keys.try_next().await? {
+                if layout::is_scratch_key(&object.key) && object.last_modified_ms < until {
+                    store.delete(&object.key).await?;
+                    tracing::info!(key = object.key, "a key that was left behind by a trial of the store was removed");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every store that services write to.
+    fn stores(&self) -> impl Iterator<Item = &SharedStore> {
+        self.deps.zones.all().iter().map(|zone| &zone.store).chain([self.state().objects()])
+    }
+
+    /// Drops old unfinished uploads of ours that neither a checkpoint nor a mark names.
     async fn drop_orphans(&self) -> Result<(), Error> {
         let Some(age) = self.config.limits.orphans else { return Ok(()) };
         let until = self.before_now(age);
         for zone in self.deps.zones.all() {
             while self.drop_orphans_of(&zone.store, "", until).await? {}
         }
-        while self.drop_orphans_of(self.state().objects(), layout::JOBS_PREFIX, until).await? {}
+        for prefix in [layout::JOBS_PREFIX, layout::SCRATCH_PREFIX] {
+            while self.drop_orphans_of(self.state().objects(), prefix, until).await? {}
+        }
         Ok(())
     }
 
@@ -159,8 +185,14 @@ impl Core {
             return Ok(false);
         }
         let known = self.uploads_in_use().await?;
+        let mut unknown: Vec<UploadMeta> =
+            old.into_iter().filter(|upload| !known.contains(&upload.upload_id)).collect();
+        if unknown.iter().any(|upload| layout::parse_shard_name(&upload.key).is_some()) {
+            let marked = self.shards_with_marks().await?;
+            unknown.retain(|upload| !marked.contains(&upload.key));
+        }
         let mut dropped = 0;
-        for upload in old.iter().filter(|upload| !known.contains(&upload.upload_id)) {
+        for upload in &unknown {
             store.abort_upload(&upload.key, &upload.upload_id).await?;
             dropped += 1;
             tracing::info!(key = upload.key, started_ms = upload.started_ms, "an orphaned upload was dropped");
@@ -186,15 +218,42 @@ impl Core {
         }
         Ok(uploads)
     }
+
+    /// Keys of shards of open jobs that have marks in the state store. Where the queue has lost a checkpoint, its next
+    /// holder goes on from these, in the same upload.
+    async fn shards_with_marks(&self) -> Result<BTreeSet<String>, Error> {
+        let mut shards = BTreeSet::new();
+        let objects = self.state().objects();
+        let mut open = list_all(objects.clone(), layout::OPEN_PREFIX.to_owned());
+        while let Some(marker) = open.try_next().await? {
+            let Some(job) = layout::job_of_open_marker(&marker.key) else { continue };
+            let mut tasks = BTreeSet::new();
+            let mut marks = list_all(objects.clone(), layout::checkpoints_prefix(job));
+            while let Some(mark) = marks.try_next().await? {
+                tasks.extend(layout::task_of_checkpoint(&mark.key));
+            }
+            for task in tasks {
+                match self.state().segment(task).await {
+                    Ok(segment) => drop(shards.insert(layout::shard_key(&segment))),
+                    // Nobody can go on with a task whose file list cannot be read.
+                    Err(StateError::Corrupt { key, why }) => {
+                        tracing::warn!(%task, key, "its upload is not kept: {why}");
+                    }
+                    Err(e) => return Err(e.into()),
+                }
+            }
+        }
+        Ok(shards)
+    }
 }
 
-/// Whether DES made this upload: a shard with a digest in its name, a big file, or a manifest. A bucket may hold
-/// other things, whose uploads are none of our business.
+/// Whether DES made this upload: a shard with a digest in its name, a big file, a manifest, or a trial of the store. A
+/// bucket may hold other things, whose uploads are none of our business.
 fn is_ours(key: &str) -> bool {
     let shard = layout::parse_shard_name(key).is_some_and(|name| name.digest.is_some_and(|digest| is_hex(&digest, 16)));
     let big_file = key.rsplit_once('/').is_some_and(|(_, name)| is_hex(name, 64));
     let manifest = layout::job_of_key(key).is_some_and(|job| key == layout::manifest(job));
-    shard || big_file || manifest
+    shard || big_file || manifest || layout::is_scratch_key(key)
 }
 
 fn is_hex(text: &str, len: usize) -> bool {
@@ -211,6 +270,7 @@ mod tests {
         let sha = "0123456789abcdef".repeat(4);
         let ours =
             ["20250310_1F_0000-0123456789abcdef.des".to_owned(), format!("_bigFiles/{sha}"), layout::manifest(job)];
+        assert!(is_ours(&layout::probe_key(layout::SCRATCH_PREFIX, 1)));
         assert!(ours.iter().all(|key| is_ours(key)));
         let others = [
             "20250310_1F_0000.des".to_owned(),

@@ -24,9 +24,6 @@ use crate::ids::{FencingToken, JobId, TaskId};
 use crate::routing::Slot;
 use crate::segment::Segment;
 
-/// Where services try what a store honours; nothing stays there.
-pub const SCRATCH_PREFIX: &str = "scratch/";
-
 /// Ending of every shard object.
 pub const SHARD_SUFFIX: &str = ".des";
 
@@ -80,6 +77,20 @@ pub fn parse_shard_name(key: &str) -> Option<ShardName> {
     Some(ShardName { slot: slot.to_owned(), number: number.parse().ok()?, digest })
 }
 
+/// Prefix of the keys under which services try out what a store honours.
+pub const SCRATCH_PREFIX: &str = "scratch/";
+
+/// Key of one such trial under `prefix`.
+pub fn probe_key(prefix: &str, id: u128) -> String {
+    format!("{prefix}probe-{id:032x}")
+}
+
+/// Whether this is a key of a trial by a service: one that died in the middle leaves it behind.
+pub fn is_scratch_key(key: &str) -> bool {
+    let id = key.strip_prefix(SCRATCH_PREFIX).and_then(|name| name.strip_prefix("probe-"));
+    id.is_some_and(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
+}
+
 /// Prefix of all jobs in the state store.
 pub const JOBS_PREFIX: &str = "jobs/";
 
@@ -113,9 +124,21 @@ pub fn plan(job: JobId) -> String {
     format!("jobs/{job}/plan.json")
 }
 
+/// Checkpoints of all tasks of a job.
+pub fn checkpoints_prefix(job: JobId) -> String {
+    format!("jobs/{job}/checkpoints/")
+}
+
+/// The task whose checkpoint this is.
+pub fn task_of_checkpoint(key: &str) -> Option<TaskId> {
+    let job = job_of_key(key)?;
+    let (number, _) = key.strip_prefix(&checkpoints_prefix(job))?.split_once('/')?;
+    Some(TaskId { job, number: number.parse().ok()? })
+}
+
 /// Checkpoints of a task, every holder's.
 pub fn checkpoint_prefix(task: TaskId) -> String {
-    format!("jobs/{}/checkpoints/{:08}/", task.job, task.number)
+    format!("{}{:08}/", checkpoints_prefix(task.job), task.number)
 }
 
 /// Index rows and failures of one uploaded part.
@@ -258,5 +281,12 @@ mod tests {
             assert_eq!((task_of_dead_entry(other), key_of_bound_key(other)), (None, None), "{other}");
         }
         assert_eq!(bound_key(job, "jobs/x"), None);
+        let mark = checkpoint_part(task, FencingToken(5), 1);
+        assert_eq!((task_of_checkpoint(&mark), part_of_checkpoint(&mark)), (Some(task), Some((FencingToken(5), 1))));
+        assert_eq!(task_of_checkpoint(&receipt(task)), None);
+        assert!(is_scratch_key(&probe_key(SCRATCH_PREFIX, 7)));
+        for other in ["scratch/", "scratch/probe-", "scratch/notes.txt", &probe_key("elsewhere/", 7)] {
+            assert!(!is_scratch_key(other), "{other}");
+        }
     }
 }

@@ -72,7 +72,8 @@ pub struct Reasons {
     pub key_name: Option<String>,
 }
 
-fn rfc3339(unix_ms: u64) -> String {
+/// A time in Unix milliseconds for people, RFC 3339 in UTC.
+pub fn rfc3339(unix_ms: u64) -> String {
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000).ok();
     time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| format!("{unix_ms} ms after 1970-01-01"))
 }
@@ -91,7 +92,12 @@ pub fn key(slot: &Slot, uid: &str, deleted_ms: u64) -> String {
 
 /// What the name of a tombstone says: the file, and the time in Unix milliseconds. `None` for any other object.
 pub fn parse(slot: &Slot, key: &str) -> Option<(UidHash, u64)> {
-    let (hash, time) = key.strip_prefix(&prefix(slot))?.strip_suffix(SUFFIX)?.split_once('-')?;
+    parse_behind(&prefix(slot), key)
+}
+
+/// The same for a key that is known to begin with `prefix`.
+pub fn parse_behind(prefix: &str, key: &str) -> Option<(UidHash, u64)> {
+    let (hash, time) = key.strip_prefix(prefix)?.strip_suffix(SUFFIX)?.split_once('-')?;
     let digits = |text: &str| text.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase());
     if hash.len() != 32 || !digits(hash) || !time.bytes().all(|b| b.is_ascii_digit()) {
         return None;

@@ -1,10 +1,12 @@
 //! Job control on real servers and processes: a coordinator killed while it plans, and a job that is paused, loses its
 //! queue, is resumed, cancelled, packed after all and audited.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use des_shared::ids::JobId;
 use des_shared::job::{JobState, JobView};
+use des_shared::layout::SHARD_SUFFIX;
 use des_tests::cluster::{Cluster, ClusterOptions, Service, program};
 use des_tests::corpus::Corpus;
 use des_tests::story::{read_back, show, submit, wait_for};
@@ -158,4 +160,50 @@ async fn a_job_is_steered_through_everything_and_every_file_is_accounted_for() {
     let (code, said) = des(&cluster, &["audit"]).await;
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("2 jobs") && said.contains("nothing is wrong"), "{said}");
+}
+
+/// Shards and unfinished uploads in the buckets of a cluster.
+async fn in_the_buckets(cluster: &Cluster) -> (BTreeSet<String>, usize) {
+    let (client, mut shards, mut uploads) = (cluster.s3.client(), BTreeSet::new(), 0);
+    for bucket in &cluster.buckets {
+        let mut pages = client.list_objects_v2().bucket(bucket).into_paginator().send();
+        while let Some(page) = pages.next().await {
+            let page = page.unwrap();
+            let keys = page.contents().iter().filter_map(|object| object.key());
+            shards.extend(keys.filter(|key| key.ends_with(SHARD_SUFFIX)).map(|key| format!("{bucket}/{key}")));
+        }
+        uploads += client.list_multipart_uploads().bucket(bucket).send().await.unwrap().uploads().len();
+    }
+    (shards, uploads)
+}
+
+/// On real buckets: what the cancelled jobs published goes, and what another job has stays, also where it is the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_shards_of_cancelled_jobs_go_from_the_buckets_and_those_of_others_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = Corpus::gather(folder.path(), 400, 29).unwrap();
+    let cluster = start(&corpus, 2, 128 << 10).await;
+    let first = submit(&cluster, &corpus).await.unwrap().id;
+    wait_for(&cluster, first, PATIENCE, |view| view.state.is_final()).await.unwrap();
+    let (theirs, _) = in_the_buckets(&cluster).await;
+    assert!(theirs.len() > 4, "{theirs:?}");
+    // The first of these adopts the shards that are there, the second has keys of its own: its options differ.
+    for query in ["name=adopts", "name=writes&big_file_threshold_bytes=9999999"] {
+        let manifest = std::fs::read(&corpus.manifest).unwrap();
+        let request = Client::new().post(format!("{}/v1/jobs?max_running=1&{query}", cluster.coordinator.url));
+        let answer = request.header("content-type", "application/x-ndjson").body(manifest).send().await.unwrap();
+        let job = answer.json::<JobView>().await.unwrap().id;
+        wait_for(&cluster, job, PATIENCE, |view| view.files.packed > 0).await.unwrap();
+        order(&cluster, job, "pause").await;
+        let published = in_the_buckets(&cluster).await.0.difference(&theirs).count();
+        assert_eq!(published > 0, query.starts_with("name=writes"), "{query}");
+        order(&cluster, job, "cancel?shards=drop").await;
+        let view = wait_for(&cluster, job, PATIENCE, |view| view.state.is_final()).await.unwrap();
+        assert_eq!(view.state, JobState::Cancelled);
+        assert_eq!(in_the_buckets(&cluster).await, (theirs.clone(), 0), "{query}");
+    }
+    let (right, wrong) = read_back(&cluster.retriever.url, &corpus.files).await;
+    assert_eq!((right, wrong), (corpus.files.len(), Vec::new()));
+    let (code, said) = des(&cluster, &["audit"]).await;
+    assert_eq!(code, 0, "{said}");
 }

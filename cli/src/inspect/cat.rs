@@ -7,11 +7,13 @@ use des_shared::created_at::CreatedAt;
 use des_shared::routing::{Slot, candidate_slots};
 use des_shared::shard::{Entry, Location as Place};
 use des_shared::store::ObjectMeta;
+use des_shared::tombstone::rfc3339;
 use futures::TryStreamExt;
 use serde_json::json;
 
+use super::deleted::Deleted;
 use super::is_hopeless;
-use super::location::{Location, bigfiles_beside};
+use super::location::{Location, beside};
 use crate::args::CatArgs;
 use crate::error::{CliError, Exit};
 use crate::output::{Measure, Screen};
@@ -51,6 +53,15 @@ pub(crate) async fn cat(args: CatArgs, screen: Screen) -> Result<Exit, CliError>
     let Some(hit) = locate(&location, &args.uid, &slots, screen).await? else {
         return Err(absent(&args, &location, &slots));
     };
+    if !args.deleted {
+        // What was packed before a deletion is hidden by it, so the shard that counts decides.
+        let deleted = Deleted::default().of(&location, &hit.shard).await?;
+        if let Some(time) = deleted.hides(&hit.shard, &args.uid) {
+            let time = rfc3339(time);
+            return Err(CliError::failed(format!("{:?} was deleted at {time}", args.uid))
+                .hint("its bytes are still in its shard; --deleted reads them"));
+        }
+    }
     write(&location, &hit, &args, screen).await?;
     Ok(Exit::Done)
 }
@@ -129,7 +140,7 @@ async fn write(location: &Location, hit: &Hit, args: &CatArgs, screen: Screen) -
         Place::Inline(_) => sink.write(&hit.shard.read(&hit.entry).await?)?,
         Place::BigFile { sha256, size } => {
             let source = Source::from(location.store().clone());
-            let prefix = bigfiles_beside(key, &args.place.bigfiles_prefix);
+            let prefix = beside(key, &args.place.bigfiles_prefix);
             let mut pieces = open_big_file(&source, &prefix, sha256, size).await?.stream;
             while let Some(piece) = pieces.try_next().await? {
                 sink.write(&piece)?;

@@ -91,8 +91,8 @@ fn remote(url: &str, s3: &S3Args) -> Result<(Backend, Option<String>), CliError>
     Ok((backend, only))
 }
 
-/// The key prefix of the big files that belong to the shard under `key`: they lie beside it.
-pub(super) fn bigfiles_beside(key: &str, prefix: &str) -> String {
+/// The key prefix of what belongs to the shard under `key` and lies beside it: big files, tombstones.
+pub(super) fn beside(key: &str, prefix: &str) -> String {
     match key.rsplit_once('/') {
         Some((folder, _)) => format!("{folder}/{prefix}"),
         None => prefix.to_owned(),
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn big_files_lie_beside_their_shard() {
-        assert_eq!(bigfiles_beside("x.des", "_bigFiles"), "_bigFiles");
-        assert_eq!(bigfiles_beside("a/b/x.des", "_bigFiles"), "a/b/_bigFiles");
+        assert_eq!(beside("x.des", "_bigFiles"), "_bigFiles");
+        assert_eq!(beside("a/b/x.des", "_bigFiles"), "a/b/_bigFiles");
     }
 }

@@ -1,10 +1,12 @@
-//! `des ls`: every file of every shard, as a stream.
+//! `des ls`: every file of every shard, as a stream. Deleted files are still in their shards and are marked.
 
 use des_shared::archive::RemoteShard;
 use des_shared::shard::{Entry, Location as Place, hex32};
+use des_shared::tombstone::rfc3339;
 use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
+use super::deleted::Deleted;
 use super::is_hopeless;
 use super::location::Location;
 use crate::args::LsArgs;
@@ -19,14 +21,17 @@ pub(crate) async fn ls(args: LsArgs, screen: Screen) -> Result<Exit, CliError> {
     let location = Location::open(&args.location, &args.s3).await?;
     let mut shards = location.shards("");
     let mut out = Lines::new();
-    let (mut found, mut damaged) = (0_u64, 0_u64);
+    let (mut found, mut damaged, mut deleted) = (0_u64, 0_u64, Deleted::default());
     while let Some(object) = shards.try_next().await? {
         if found > 0 && !screen.json() {
             out.line("")?;
         }
         found += 1;
         match RemoteShard::open(location.store().clone(), &object.key).await {
-            Ok(shard) => damaged += list(&shard, screen, &mut out).await?,
+            Ok(shard) => {
+                deleted = deleted.of(&location, &shard).await?;
+                damaged += list(&shard, &deleted, screen, &mut out).await?;
+            }
             Err(error) if is_hopeless(&error) => return Err(error.into()),
             Err(error) => {
                 damaged += 1;
@@ -43,7 +48,7 @@ pub(crate) async fn ls(args: LsArgs, screen: Screen) -> Result<Exit, CliError> {
 }
 
 /// Lists one shard and returns how much of its index is damaged.
-async fn list(shard: &RemoteShard, screen: Screen, out: &mut Lines) -> Result<u64, CliError> {
+async fn list(shard: &RemoteShard, deleted: &Deleted, screen: Screen, out: &mut Lines) -> Result<u64, CliError> {
     let key = &shard.object().key;
     if !screen.json() {
         let version = shard.version() as u8;
@@ -54,8 +59,15 @@ async fn list(shard: &RemoteShard, screen: Screen, out: &mut Lines) -> Result<u6
     let mut entries = shard.entries();
     while let Some(entry) = entries.next().await {
         match entry {
-            Ok(entry) if screen.json() => out.object(&as_json(key, &entry))?,
-            Ok(entry) => out.line(&as_text(&entry))?,
+            Ok(entry) => {
+                let deleted_at = deleted.hides(shard, &entry.uid).map(rfc3339);
+                if screen.json() {
+                    out.object(&as_json(key, &entry, deleted_at))?;
+                } else {
+                    let mark = deleted_at.map(|time| format!("  (deleted {time})")).unwrap_or_default();
+                    out.line(&(as_text(&entry) + &mark))?;
+                }
+            }
             Err(error) if is_hopeless(&error) => return Err(error.into()),
             Err(error) => {
                 damaged += 1;
@@ -80,19 +92,19 @@ fn as_text(entry: &Entry) -> String {
     }
 }
 
-fn as_json(key: &str, entry: &Entry) -> Value {
+fn as_json(key: &str, entry: &Entry, deleted_at: Option<String>) -> Value {
     let meta: Value =
         entry.meta.as_ref().map_or(Value::Null, |m| serde_json::from_str(m.as_str()).unwrap_or(Value::Null));
     match &entry.location {
         Place::Inline(at) => json!({
             "shard": key, "uid": entry.uid, "size_bytes": at.raw_len, "stored_bytes": at.stored_len,
             "codec": at.codec.to_string(), "offset": at.offset, "crc32c": at.crc32c.map(|crc| format!("{crc:08x}")),
-            "big_file": Value::Null, "meta": meta,
+            "big_file": Value::Null, "meta": meta, "deleted_at": deleted_at,
         }),
         Place::BigFile { sha256, size } => json!({
             "shard": key, "uid": entry.uid, "size_bytes": size, "stored_bytes": size,
             "codec": "none", "offset": Value::Null, "crc32c": Value::Null,
-            "big_file": hex32(sha256), "meta": meta,
+            "big_file": hex32(sha256), "meta": meta, "deleted_at": deleted_at,
         }),
     }
 }

@@ -1,6 +1,7 @@
 //! Looking into shards, wherever they lie: list, read one file, verify everything.
 
 mod cat;
+mod deleted;
 mod location;
 mod ls;
 mod verify;

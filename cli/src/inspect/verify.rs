@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use serde_json::json;
 
 use super::is_hopeless;
-use super::location::{Location, bigfiles_beside};
+use super::location::{Location, beside};
 use crate::args::VerifyArgs;
 use crate::error::{CliError, Exit};
 use crate::output::{Measure, Meter, Screen, bytes, count, duration, number_of, visible};
@@ -62,7 +62,7 @@ pub(crate) async fn verify(args: VerifyArgs, screen: Screen) -> Result<Exit, Cli
 async fn run(location: &Location, args: &VerifyArgs, tally: &Shared) -> Result<(), CliError> {
     let side_by_side = crate::pack::side_by_side(args.jobs);
     let checks = location.shards("").map_ok(|object| {
-        let prefix = args.deep.then(|| bigfiles_beside(&object.key, &args.place.bigfiles_prefix));
+        let prefix = args.deep.then(|| beside(&object.key, &args.place.bigfiles_prefix));
         let (store, tally) = (location.store().clone(), Arc::clone(tally));
         let check = tokio::spawn(async move {
             let mut problems = 0;

@@ -6,7 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::support::{corpus, des, des_in, file, names, shards, text, vectors};
+use des_shared::created_at::CreatedAt;
 use des_shared::layout::SHARD_SUFFIX;
+use des_shared::routing::{NBits, candidate_slots};
+use des_shared::tombstone;
 use serde_json::{Value, json};
 
 fn pack(input: &Path, out: &Path, more: &[&str]) -> crate::support::Ran {
@@ -48,6 +51,47 @@ fn a_folder_goes_in_and_every_byte_comes_out() {
         (&verdict["ok"], &verdict["files"], &verdict["big_files"]),
         (&json!(true), &json!(files.len()), &json!(1))
     );
+}
+
+#[test]
+fn a_deleted_file_is_marked_and_read_only_when_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (input, out) = (dir.path().join("in"), dir.path().join("out"));
+    let files = corpus(&input);
+    pack(&input, &out, &[]).code(0);
+    let (uid, time) = ("docs/page-03.txt", "2025-03-10T09:46:40Z");
+    let slot = candidate_slots(uid, &CreatedAt::parse_query(time).unwrap(), NBits::default())[0];
+    let marked = || {
+        let lines = des(&["--json", "ls", text(&out)]).code(0).lines();
+        let deleted = lines.into_iter().filter(|line| !line["deleted_at"].is_null());
+        deleted.map(|line| (line["uid"].clone(), line["deleted_at"].clone())).collect::<Vec<_>>()
+    };
+    // Deleted before its shard was made: it was packed again.
+    file(&out.join(tombstone::key(&slot, uid, 0)), b"{}");
+    assert_eq!(marked(), []);
+    des(&["cat", text(&out), uid]).code(0);
+    file(&out.join(tombstone::key(&slot, uid, 4_000_000_000_000)), b"{}");
+    assert_eq!(marked(), [(json!(uid), json!("2096-10-02T07:06:40Z"))]);
+    let listed = des(&["ls", text(&out)]).code(0).out;
+    let lines: Vec<&str> = listed.lines().filter(|line| line.contains("(deleted ")).collect();
+    assert!(lines.len() == 1 && lines[0].ends_with("docs/page-03.txt  (deleted 2096-10-02T07:06:40Z)"), "{lines:?}");
+    for place in [text(&out).to_owned(), format!("{}/{}", text(&out), shard_of(&out, uid))] {
+        for more in [&[][..], &["--created-at", time]] {
+            let ran = des(&[&["cat", &place, uid][..], more].concat()).code(1);
+            assert!(ran.out.is_empty() && ran.err.contains("was deleted at 2096-10-02T07:06:40Z"), "{}", ran.err);
+            assert!(ran.err.contains("--deleted"), "{}", ran.err);
+            let ran = des(&[&["cat", &place, uid, "--deleted"][..], more].concat()).code(0);
+            assert_eq!(ran.out.into_bytes(), files.iter().find(|(name, _)| name == uid).unwrap().1);
+        }
+    }
+    des(&["cat", text(&out), "docs/page-04.txt"]).code(0);
+    des(&["verify", text(&out)]).code(0);
+}
+
+/// The shard that holds a file.
+fn shard_of(out: &Path, uid: &str) -> String {
+    let lines = des(&["--json", "ls", text(out)]).code(0).lines();
+    lines.iter().find(|line| line["uid"] == uid).unwrap()["shard"].as_str().unwrap().to_owned()
 }
 
 #[test]

@@ -27,6 +27,21 @@ fn submit(dev: &Dev, root: &Path, name: &str, extra: usize) -> String {
     job["id"].as_str().unwrap().to_owned()
 }
 
+/// Submits so many files that do not exist, in many shards that run one at a time; returns the job.
+fn submit_many(dev: &Dev, root: &Path, count: usize) -> String {
+    let manifest = root.join("many.ndjson");
+    let lines: Vec<String> = (0..count)
+        .map(|n| {
+            let day = format!("2025-{:02}-{:02}T00:00:00Z", 1 + n % 12, 1 + n % 28);
+            json!({"uid": format!("f{n}"), "created_at": day, "size_bytes": 1, "source_path": "no-such-file"})
+                .to_string()
+        })
+        .collect();
+    fs::write(&manifest, lines.join("\n")).unwrap();
+    let accepted = order(dev, &["--json", "submit", text(&manifest), "--max-running", "1"]).code(0).json();
+    accepted["id"].as_str().unwrap().to_owned()
+}
+
 fn order(dev: &Dev, args: &[&str]) -> crate::support::Ran {
     des(&[args, &["--coordinator", dev.coordinator()]].concat())
 }
@@ -65,17 +80,7 @@ fn a_watch_goes_on_through_a_restart_and_shows_lines_in_a_pipe() {
     fs::create_dir(&root).unwrap();
     let dev = Dev::start(&data, &root);
     // Many shards, one at a time, so that the job is still there when it is paused.
-    let manifest = root.join("many.ndjson");
-    let lines: Vec<String> = (0..700)
-        .map(|n| {
-            let day = format!("2025-{:02}-{:02}T00:00:00Z", 1 + n % 12, 1 + n % 28);
-            json!({"uid": format!("f{n}"), "created_at": day, "size_bytes": 1, "source_path": "no-such-file"})
-                .to_string()
-        })
-        .collect();
-    fs::write(&manifest, lines.join("\n")).unwrap();
-    let accepted = order(&dev, &["--json", "submit", text(&manifest), "--max-running", "1"]).code(0).json();
-    let job = accepted["id"].as_str().unwrap().to_owned();
+    let job = submit_many(&dev, &root, 700);
     let paused = order(&dev, &["pause", &job]).code(0);
     assert!(paused.out.contains("paused") && paused.err.contains("des resume"), "{} {}", paused.out, paused.err);
     let share = order(&dev, &["share", &job, "--priority", "-3", "--max-running", "none"]).code(0);
@@ -115,17 +120,7 @@ fn a_cancelled_job_says_what_became_of_every_file() {
     let root = dir.path().join("root");
     fs::create_dir(&root).unwrap();
     let dev = Dev::start(&dir.path().join("data"), &root);
-    let manifest = root.join("many.ndjson");
-    let lines: Vec<String> = (0..1500)
-        .map(|n| {
-            let day = format!("2025-{:02}-{:02}T00:00:00Z", 1 + n % 12, 1 + n % 28);
-            json!({"uid": format!("f{n}"), "created_at": day, "size_bytes": 1, "source_path": "no-such-file"})
-                .to_string()
-        })
-        .collect();
-    fs::write(&manifest, lines.join("\n")).unwrap();
-    let accepted = order(&dev, &["--json", "submit", text(&manifest), "--max-running", "1"]).code(0).json();
-    let job = accepted["id"].as_str().unwrap().to_owned();
+    let job = submit_many(&dev, &root, 1500);
     order(&dev, &["pause", &job]).code(0);
     let ran = order(&dev, &["cancel", &job, "--shards", "drop", "--wait"]).code(0);
     assert!(ran.out.contains(&format!("job {job}: cancelled")), "{}", ran.out);

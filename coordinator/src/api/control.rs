@@ -145,24 +145,4 @@ impl Core {
         tracing::info!(job = %record.id, new, bytes = record.manifest_bytes, "submission accepted");
         Ok((status, [(header::LOCATION, format!("/v1/jobs/{}", record.id))], Json(view)).into_response())
     }
-
-    /// Refuses new work while too much waits. A queue that cannot be asked holds nothing up: what is accepted then is
-    /// queued when it is back.
-    pub(super) async fn room_for_more(&self) -> Result<(), Error> {
-        let (tasks, bytes) = (self.config.limits.max_waiting_tasks, self.config.limits.max_waiting_bytes);
-        if tasks == 0 && bytes == 0 {
-            return Ok(());
-        }
-        let Ok(stats) = self.queue().stats().await else { return Ok(()) };
-        let waiting = stats.pending + stats.delayed;
-        let full = if tasks > 0 && waiting >= tasks {
-            format!("{waiting} tasks wait, and new jobs are refused from {tasks} on")
-        } else if bytes > 0 && stats.waiting_bytes >= bytes {
-            format!("tasks of {} bytes wait, and new jobs are refused from {bytes} on", stats.waiting_bytes)
-        } else {
-            return Ok(());
-        };
-        self.own_metrics.refused_for_pressure();
-        Err(Error::QueueFull(full))
-    }
 }

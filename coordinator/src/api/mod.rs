@@ -78,6 +78,8 @@ pub(crate) fn readiness(core: &Arc<Core>) -> Readiness {
         let state = Arc::clone(&state);
         async move { state.check().await.map_err(|e| e.to_string()) }.boxed()
     });
+    let asked = Arc::clone(core);
+    let conditions_check: Check = Arc::new(move || futures::future::ready(asked.conditions.known()).boxed());
     let queue = Arc::clone(core.queue());
     let queue_check: Check = Arc::new(move || {
         let queue = Arc::clone(&queue);
@@ -85,6 +87,7 @@ pub(crate) fn readiness(core: &Arc<Core>) -> Readiness {
     });
     let mut readiness =
         Readiness::new(core.shutdown.clone()).with("state store", state_check).with("queue", queue_check);
+    readiness = readiness.with("conditional writes", conditions_check);
     for zone in core.deps.zones.all() {
         let store = Arc::clone(&zone.store);
         let check: Check = Arc::new(move || {

@@ -1,15 +1,17 @@
 //! The auditor: finds each kind of thing that is wrong, mends what is safe, and is silent about a busy system.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use des_coordinator::{AuditLine, Finding, FindingKind};
 use des_shared::ids::JobId;
-use des_shared::job::JobState;
+use des_shared::job::{EndRecord, JobState};
 use des_shared::layout;
 use des_shared::queue::{JobShare, Queue, TaskTotals};
 use des_shared::store::WriteOptions;
 use futures::FutureExt;
 
+use crate::doubles::Fate;
 use crate::harness::{Service, World, lines, until};
 
 /// A world whose coordinators do not reconcile: somebody else holds the lock, and does nothing. What is planted stays.
@@ -215,6 +217,44 @@ async fn a_dropped_jobs_shards_are_not_missed() {
     world.ended(job).await;
     assert!(world.zone.list("", None, 10).await.expect("a listing").objects.is_empty());
     assert!(audit(&service, false).await.0.is_empty());
+    service.stop().await;
+}
+
+/// What is under way is looked at three times: each of these is over before the third.
+#[tokio::test]
+async fn what_is_only_under_way_is_no_finding() {
+    let world = unwatched().await;
+    let service = world.start().await;
+    let job = half_packed(&world, &service).await;
+    // The queue lost the job, and somebody is bringing it back.
+    world.queue.not_yet.store(2, Ordering::SeqCst);
+    assert_eq!(audit(&service, false).await.0, []);
+    assert_eq!(world.queue.not_yet.load(Ordering::SeqCst), 0, "it was looked at more than once");
+    // Its marker is not seen yet.
+    let mut left = 2;
+    world.moods.rule(move |operation, key| {
+        if operation != "head" || !key.starts_with("open/") || left == 0 {
+            return Fate::Pass;
+        }
+        left -= 1;
+        Fate::Miss
+    });
+    assert_eq!(audit(&service, false).await.0, []);
+    // It has ended, and the queue is about to forget it.
+    let end = EndRecord {
+        state: JobState::Failed,
+        error: None,
+        files_packed: 0,
+        files_failed: 0,
+        stored_bytes: 0,
+        shards_committed: 0,
+        shards_dead: 0,
+        ended_ms: 0,
+    };
+    world.state.create(&layout::end(job), &end).await.expect("an end");
+    world.queue.not_yet.store(1, Ordering::SeqCst);
+    assert_eq!(audit(&service, false).await.0, []);
+    assert_eq!(world.queue.not_yet.load(Ordering::SeqCst), 0, "it was looked at more than once");
     service.stop().await;
 }
 

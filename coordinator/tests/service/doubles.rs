@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -156,11 +156,14 @@ pub(crate) struct Plug {
     pulled: AtomicBool,
     /// What the queue says is wrong with it, beside what is; gone when a job is repaired.
     pub(crate) planted: Mutex<Vec<String>>,
+    /// So many more questions about a job find that it is not known, as if it was about to be brought back, or just
+    /// forgotten.
+    pub(crate) not_yet: AtomicU32,
 }
 
 impl Plug {
     pub(crate) fn around(inner: SharedQueue) -> Arc<Self> {
-        Arc::new(Self { inner, pulled: AtomicBool::new(false), planted: Mutex::default() })
+        Arc::new(Self { inner, pulled: AtomicBool::new(false), planted: Mutex::default(), not_yet: AtomicU32::new(0) })
     }
 
     pub(crate) fn pull(&self, pulled: bool) {
@@ -219,7 +222,9 @@ impl Queue for Plug {
         self.queue()?.tick(limit).await
     }
     async fn job(&self, job: JobId) -> Result<Option<JobCounters>, QueueError> {
-        self.queue()?.job(job).await
+        let counters = self.queue()?.job(job).await?;
+        let not_yet = self.not_yet.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        Ok(counters.filter(|_| !not_yet))
     }
     async fn tasks(&self, job: JobId, from: u32, limit: usize) -> Result<Vec<TaskView>, QueueError> {
         self.queue()?.tasks(job, from, limit).await

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use des_coordinator::{Config, Coordinator, Deps, Limits, Running, ShardInspector};
-use des_shared::clock::{Clock, Dice, SystemClock};
+use des_shared::clock::{Clock, Dice, ManualClock, SystemClock};
 use des_shared::config::{Auth, Listen, SourceRoots};
 use des_shared::ids::{JobId, Uid, WorkerId};
 use des_shared::job::{JobDefaults, JobState};
@@ -123,6 +123,13 @@ impl World {
             dir,
             clock: Arc::new(SystemClock),
         }
+    }
+
+    /// Lets coordinators read a clock that the test moves.
+    pub(crate) fn hold_clock(&mut self) -> Arc<ManualClock> {
+        let clock = Arc::new(ManualClock::new(SystemClock.now_ms()));
+        self.clock = clock.clone();
+        clock
     }
 
     /// The folder that is a source root.

@@ -10,6 +10,7 @@ mod doubles;
 mod events;
 mod harness;
 mod outage;
+mod pressure;
 mod recovery;
 mod retry;
 mod showing;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use des_shared::service::Shutdown;
 use serde_json::json;
 
 use crate::doubles::Fate;
@@ -123,4 +124,30 @@ async fn a_body_that_stalls_is_given_up() {
     answer.assert_problem(408, &["nothing came for"]);
     assert!(world.keys("").await.is_empty());
     service.stop().await;
+}
+
+#[tokio::test]
+async fn a_state_store_that_was_away_at_the_start_is_tried_until_it_answers() {
+    let world = World::new();
+    world.moods.rule(|operation, _| if operation == "probe" { Fate::Fail } else { Fate::Pass });
+    let service = world.start().await;
+    let ready = service.get("/health/ready").await;
+    assert_eq!(ready.status, 503);
+    let checks = ready.json()["checks"].clone();
+    let said = checks["conditional writes"].as_str().expect("a text");
+    assert!(said.contains("not tried yet") && said.contains("told to fail"), "{said}");
+    assert_eq!(checks["state store"], "ok");
+    world.moods.rule(|_, _| Fate::Pass);
+    until("it to be tried again", async || (service.get("/health/ready").await.status == 200).then_some(())).await;
+    assert_eq!(service.get("/health/ready").await.json()["checks"]["conditional writes"], "ok");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_state_store_that_can_never_be_written_ends_the_start() {
+    let world = World::new();
+    world.moods.rule(|operation, _| if operation == "probe" { Fate::Miss } else { Fate::Pass });
+    let started = des_coordinator::Coordinator::start(world.config(), world.deps(), Shutdown::new()).await;
+    let error = started.expect_err("a refusal").to_string();
+    assert!(error.contains("told to fail"), "{error}");
 }

@@ -1,88 +1,21 @@
-//! Back-pressure, retention, orphaned uploads, vanished manifests.
+//! Retention, orphaned uploads, what trials left behind, vanished manifests.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use des_shared::clock::{Clock, ManualClock, SystemClock};
 use des_shared::job::JobState;
 use des_shared::layout;
 use des_shared::queue::Queue;
+use des_shared::store::{SharedStore, WriteOptions};
 use serde_json::json;
 
 use crate::doubles::Fate;
-use crate::harness::{Answer, World, entry, lines, until};
-
-fn manual_clock(world: &mut World) -> Arc<ManualClock> {
-    let clock = Arc::new(ManualClock::new(SystemClock.now_ms()));
-    world.clock = clock.clone();
-    clock
-}
-
-#[tokio::test]
-async fn submissions_are_refused_while_too_many_tasks_wait() {
-    let mut world = World::new();
-    world.limits.max_waiting_tasks = 5;
-    let service = world.start().await;
-    let job = service.submit_lines("?max_shard_size=10", lines(7)).await.id();
-    world.queued(job).await;
-    let refused = service.submit_lines("", lines(3)).await;
-    refused.assert_problem(429, &["queue-full", "7 tasks wait", "from 5 on"]);
-    assert_eq!(refused.headers["retry-after"], "30");
-    service.submit_json(&json!({"manifest": [entry("a")]})).await.assert_problem(429, &["queue-full"]);
-    assert_eq!(world.job_records().await.len(), 1, "nothing of them was kept");
-    let held = world.claim(3).await;
-    let accepted = service.submit_lines("", lines(3)).await;
-    assert_eq!(accepted.status, 202, "what workers hold does not wait: {}", accepted.text);
-    world.pack(&held).await;
-    until("the refusals to be counted", async || {
-        let text = service.get("/metrics").await.text;
-        text.lines().any(|line| line == "des_submissions_refused_full_total 2").then_some(())
-    })
-    .await;
-    service.stop().await;
-}
-
-#[tokio::test]
-async fn submissions_and_retries_are_refused_while_too_many_bytes_wait() {
-    let mut world = World::new();
-    world.limits.max_waiting_bytes = 50;
-    let service = world.start().await;
-    let failed = service.submit_lines("", lines(4)).await.id();
-    for lease in world.claim_all(failed).await {
-        world.kill(&lease, "no").await;
-    }
-    world.ended(failed).await;
-    let job = service.submit_lines("?max_shard_size=10", lines(5)).await.id();
-    world.queued(job).await;
-    service.submit_lines("", lines(2)).await.assert_problem(429, &["tasks of 50 bytes wait", "from 50 on"]);
-    service.order(&format!("/v1/jobs/{failed}/retry")).await.assert_problem(429, &["queue-full"]);
-    service.order(&format!("/v1/dead/{failed}/0/retry")).await.assert_problem(429, &["queue-full"]);
-    // A queue that is away holds nobody up.
-    world.queue.pull(true);
-    assert_eq!(service.submit_lines("", lines(2)).await.status, 202);
-    world.queue.pull(false);
-    service.stop().await;
-}
-
-#[tokio::test]
-async fn who_sends_a_large_manifest_to_a_full_queue_still_reads_why_it_is_refused() {
-    let mut world = World::new();
-    world.limits.max_waiting_tasks = 1;
-    let service = world.start().await;
-    let job = service.submit_lines("", lines(1)).await.id();
-    world.queued(job).await;
-    for _ in 0..5 {
-        let refused = service.submit_lines("", lines(200_000)).await;
-        refused.assert_problem(429, &["queue-full"]);
-    }
-    service.stop().await;
-}
+use crate::harness::{Answer, World, lines, until};
 
 #[tokio::test]
 async fn records_of_old_jobs_go_and_shards_and_younger_jobs_stay() {
     let mut world = World::new();
-    let clock = manual_clock(&mut world);
+    let clock = world.hold_clock();
     world.limits.retention = Some(Duration::from_hours(4));
     let service = world.start().await;
     let send = async |key: &str, body: String| {
@@ -131,7 +64,7 @@ async fn records_of_old_jobs_go_and_shards_and_younger_jobs_stay() {
 #[tokio::test]
 async fn a_removal_that_breaks_off_is_gone_on_with() {
     let mut world = World::new();
-    let clock = manual_clock(&mut world);
+    let clock = world.hold_clock();
     world.limits.retention = Some(Duration::from_hours(24));
     let service = world.start().await;
     let job = service.submit_lines("?max_shard_size=10", lines(6)).await.id();
@@ -162,10 +95,38 @@ async fn a_removal_that_breaks_off_is_gone_on_with() {
     service.stop().await;
 }
 
+/// The end is what says that a job may be removed: while anything of it is left, so is the end.
+#[tokio::test]
+async fn the_end_of_a_job_is_removed_last() {
+    let mut world = World::new();
+    let clock = world.hold_clock();
+    world.limits.retention = Some(Duration::from_hours(24));
+    let service = world.start().await;
+    let job = service.submit_lines("?max_shard_size=10", lines(3)).await.id();
+    world.queued(job).await;
+    world.pack_all(job).await;
+    world.ended(job).await;
+    until("the marker to go", async || world.keys("open/").await.is_empty().then_some(())).await;
+    let record = layout::job_record(job);
+    world.moods.rule(
+        move |operation, key| {
+            if operation == "delete" && key == record { Fate::Hang } else { Fate::Pass }
+        },
+    );
+    clock.advance(Duration::from_hours(25));
+    world.moods.hung.notified().await;
+    assert_eq!(world.keys(&layout::job_prefix(job)).await, [layout::end(job), layout::job_record(job)]);
+    service.stop().await;
+    world.moods.rule(|_, _| Fate::Pass);
+    let service = world.start().await;
+    until("everything to go", async || world.keys("").await.is_empty().then_some(())).await;
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn with_no_retention_records_stay_for_ever() {
     let mut world = World::new();
-    let clock = manual_clock(&mut world);
+    let clock = world.hold_clock();
     world.limits.retention = None;
     let service = world.start().await;
     let job = service.submit_lines("", lines(1)).await.id();
@@ -185,7 +146,7 @@ async fn with_no_retention_records_stay_for_ever() {
 #[tokio::test]
 async fn old_uploads_that_nobody_knows_are_dropped_and_no_others() {
     let mut world = World::new();
-    let clock = manual_clock(&mut world);
+    let clock = world.hold_clock();
     world.limits.orphans = Some(Duration::from_hours(24));
     let service = world.start().await;
     let job = service.submit_lines("?max_shard_size=10", lines(2)).await.id();
@@ -231,10 +192,72 @@ async fn old_uploads_that_nobody_knows_are_dropped_and_no_others() {
     service.stop().await;
 }
 
+/// The queue has lost the checkpoint; the next holder goes on from the marks, however late it comes.
+#[tokio::test]
+async fn an_upload_that_only_marks_name_is_spared_as_long_as_its_job_is_open() {
+    let mut world = World::new();
+    let clock = world.hold_clock();
+    let service = world.start().await;
+    let job = service.submit_lines("?max_shard_size=10", lines(2)).await.id();
+    let leases = world.claim_all(job).await;
+    let marked = world.begin_upload(&leases[0]).await;
+    let key = layout::shard_key(&world.state.segment(leases[1].task).await.expect("a segment"));
+    world.zone.create_upload(&key, &BTreeMap::new()).await.expect("an upload");
+    world.memory.lose_everything();
+    world.queued(job).await;
+    let tasks = world.memory.tasks(job, 0, 2).await.expect("tasks");
+    assert!(tasks.iter().all(|task| task.checkpoint.is_none()), "{tasks:?}");
+    clock.advance(Duration::from_hours(25));
+    let uploads = async || {
+        let uploads = world.zone.list_uploads("", 1000).await.expect("a listing");
+        uploads.into_iter().map(|upload| upload.upload_id).collect::<Vec<_>>()
+    };
+    let left = until("the orphan to go", async || Some(uploads().await).filter(|left| left.len() < 2)).await;
+    assert_eq!(left, [marked]);
+    world.pack_all(job).await;
+    until("what nobody goes on with to go", async || uploads().await.is_empty().then_some(())).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_trial_of_a_store_left_behind_is_removed_after_an_hour() {
+    let mut world = World::new();
+    let clock = world.hold_clock();
+    let trial = layout::probe_key(layout::SCRATCH_PREFIX, 7);
+    let notes = "scratch/notes.txt".to_owned();
+    for store in [&world.zone, world.state.objects()] {
+        for key in [&trial, &notes] {
+            store.put(key, "x".into(), &WriteOptions::overwrite()).await.expect("a put");
+        }
+        store.create_upload(&trial, &BTreeMap::new()).await.expect("an upload");
+    }
+    let service = world.start().await;
+    let keys = async |store: &SharedStore| {
+        let page = store.list("scratch/", None, 10).await.expect("a listing");
+        page.objects.into_iter().map(|object| object.key).collect::<Vec<_>>()
+    };
+    clock.advance(Duration::from_mins(50));
+    for store in [&world.zone, world.state.objects()] {
+        assert_eq!(keys(store).await, [notes.clone(), trial.clone()], "it is young");
+    }
+    clock.advance(Duration::from_mins(20));
+    for store in [&world.zone, world.state.objects()] {
+        until("the trial to go", async || (keys(store).await == [notes.clone()]).then_some(())).await;
+    }
+    clock.advance(Duration::from_hours(24));
+    for store in [&world.zone, world.state.objects()] {
+        until("its upload to go", async || {
+            store.list_uploads("", 10).await.expect("a listing").is_empty().then_some(())
+        })
+        .await;
+    }
+    service.stop().await;
+}
+
 #[tokio::test]
 async fn no_upload_is_dropped_while_the_queue_cannot_say_which_are_in_use() {
     let mut world = World::new();
-    let clock = manual_clock(&mut world);
+    let clock = world.hold_clock();
     let service = world.start().await;
     let job = service.submit_lines("", lines(1)).await.id();
     let lease = world.claim_all(job).await.remove(0);

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use crate::layout;
+
 use super::{Capabilities, ObjectStore, StoreError, StoreErrorKind, WriteMode, WriteOptions};
 
 /// Tries conditional writes and metadata under `prefix` and removes what it wrote, also after a failure.
@@ -13,7 +15,7 @@ pub(super) async fn probe(store: &dyn ObjectStore, prefix: &str) -> Result<Capab
         clippy::disallowed_methods,
         reason = "only the name of a scratch key: nothing a test replays depends on it"
     )]
-    let key = format!("{prefix}probe-{}", Uuid::new_v4().simple());
+    let key = layout::probe_key(prefix, Uuid::new_v4().as_u128());
     let tried = attempt(store, &key).await;
     let removed = store.delete(&key).await;
     let found = tried?;

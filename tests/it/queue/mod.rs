@@ -10,6 +10,7 @@ mod places;
 mod server;
 mod storms;
 mod swarm;
+mod usual;
 mod work;
 
 use std::sync::Arc;

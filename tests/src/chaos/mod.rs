@@ -109,8 +109,17 @@ pub struct Report {
 impl Report {
     /// The wait below which so many of a hundred undisturbed waits lie.
     pub fn wait(&self, percent: usize, term: bool) -> Option<Duration> {
-        let mut waits: Vec<Duration> =
-            self.waits.iter().filter(|wait| wait.term == term && !wait.disturbed).map(|wait| wait.waited).collect();
+        self.percentile(percent, term, |wait| wait.waited)
+    }
+
+    /// The same for the time until the old holder held the task no more.
+    pub fn held(&self, percent: usize, term: bool) -> Option<Duration> {
+        self.percentile(percent, term, |wait| wait.held)
+    }
+
+    fn percentile(&self, percent: usize, term: bool, time: impl Fn(&Wait) -> Duration) -> Option<Duration> {
+        let waits = self.waits.iter().filter(|wait| wait.term == term && !wait.disturbed);
+        let mut waits: Vec<Duration> = waits.map(time).collect();
         waits.sort_unstable();
         let last = waits.len().checked_sub(1)?;
         waits.get((waits.len() * percent).div_ceil(100).saturating_sub(1).min(last)).copied()
@@ -148,9 +157,15 @@ impl fmt::Display for Report {
         )?;
         writeln!(f, "shards       {}, {} published twice with different bytes", checked.shards, checked.republished)?;
         for (what, term) in [("killed", false), ("SIGTERM", true)] {
-            let of = |percent| {
-                self.wait(percent, term).map_or("-".to_owned(), |wait| format!("{:.2} s", wait.as_secs_f64()))
-            };
+            let seconds = |wait: Option<Duration>| wait.map_or("-".to_owned(), |w| format!("{:.2} s", w.as_secs_f64()));
+            let of = |percent| seconds(self.wait(percent, term));
+            writeln!(
+                f,
+                "is free      after {what}: median {}, p99 {}, longest {}",
+                seconds(self.held(50, term)),
+                seconds(self.held(99, term)),
+                seconds(self.held(100, term))
+            )?;
             let all = self.waits.iter().filter(|wait| wait.term == term).count();
             let used = self.waits.iter().filter(|wait| wait.term == term && !wait.disturbed).count();
             writeln!(

@@ -26,6 +26,8 @@ const TASKS: usize = 1000;
 struct Orphan {
     token: FencingToken,
     killed: Instant,
+    /// When it was first seen that nobody holds it any more.
+    free: Option<Instant>,
     term: bool,
     /// Faults of the queue so far: one in between spoils the measurement.
     disturbances: u64,
@@ -36,6 +38,8 @@ struct Orphan {
 pub struct Wait {
     /// From the kill until another worker held the task, or it was finished.
     pub waited: Duration,
+    /// From the kill until its old holder held it no more: from then on it waits only for a worker with a free slot.
+    pub held: Duration,
     /// Its worker was asked to stop (SIGTERM) and not killed.
     pub term: bool,
     /// The queue, or all workers, were disturbed meanwhile.
@@ -116,7 +120,7 @@ impl Watcher {
             .map(|(task, (_, token))| (*task, *token))
             .collect();
         for (task, token) in held {
-            seen.orphans.insert(task, Orphan { token, killed: now, term, disturbances });
+            seen.orphans.insert(task, Orphan { token, killed: now, free: None, term, disturbances });
         }
     }
 
@@ -170,6 +174,12 @@ async fn look(queue: &SharedQueue, seen: &Mutex<Seen>) -> Result<(), QueueError>
     seen.audits.extend(found.into_iter().take(3));
     seen.audits.truncate(20);
     let (now, disturbances) = (Instant::now(), seen.disturbances);
+    for (task, orphan) in &mut seen.orphans {
+        let still = states.get(task).is_some_and(|is| *is == (TaskState::Leased, orphan.token));
+        if !still {
+            orphan.free.get_or_insert(now);
+        }
+    }
     let over: Vec<(TaskId, Orphan)> = seen
         .orphans
         .iter()
@@ -184,7 +194,8 @@ async fn look(queue: &SharedQueue, seen: &Mutex<Seen>) -> Result<(), QueueError>
     for (task, orphan) in over {
         seen.orphans.remove(&task);
         let disturbed = orphan.disturbances != disturbances || !states.contains_key(&task);
-        seen.waits.push(Wait { waited: now - orphan.killed, term: orphan.term, disturbed });
+        let held = orphan.free.unwrap_or(now) - orphan.killed;
+        seen.waits.push(Wait { waited: now - orphan.killed, held, term: orphan.term, disturbed });
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use des_worker::pack::{NoHooks, pack_segment};
 
 use crate::gate::{Gate, Trick};
 use crate::script::Script;
+use crate::victims::killed_after;
 use crate::world::{World, contents, eventually, line, noise, options, prose};
 
 /// Files of 4 to 5 parts, with a dictionary, a big file and failures in the first, middle and last part.
@@ -59,12 +60,7 @@ async fn killed_after_every_checkpoint_the_next_worker_goes_on_with_the_same_byt
             let (expected, parts) = uninterrupted(&world, &segment).await;
             assert!(parts >= 4);
             world.submit(std::slice::from_ref(&segment)).await;
-            let script = Script::new(world.queue.clone());
-            script.freeze_after.store(stop_at, Ordering::SeqCst);
-            let shared: SharedQueue = script.clone();
-            let killed = world.worker(Some(shared), world.sources()).await;
-            script.checkpointed(stop_at).await;
-            drop(killed);
+            killed_after(&world, stop_at).await;
             world.expire_leases().await;
             let next = world.worker(None, world.sources()).await;
             check_end(&world, &segment, &expected).await;
@@ -100,12 +96,7 @@ async fn a_task_goes_on_in_its_upload_although_the_queue_has_lost_its_checkpoint
         let (expected, parts) = uninterrupted(&world, &segment).await;
         for _ in 0..holders {
             world.submit(std::slice::from_ref(&segment)).await;
-            let script = Script::new(world.queue.clone());
-            script.freeze_after.store(1, Ordering::SeqCst);
-            let shared: SharedQueue = script.clone();
-            let killed = world.worker(Some(shared), world.sources()).await;
-            script.checkpointed(1).await;
-            drop(killed);
+            killed_after(&world, 1).await;
             world.queue.forget_job(world.job).await.unwrap();
         }
         world.submit(std::slice::from_ref(&segment)).await;
@@ -130,12 +121,7 @@ async fn marks_that_fit_nothing_any_more_are_begun_again() {
         let segment = large(&world, ShardFormat::V3);
         let (expected, _) = uninterrupted(&world, &segment).await;
         world.submit(std::slice::from_ref(&segment)).await;
-        let script = Script::new(world.queue.clone());
-        script.freeze_after.store(2, Ordering::SeqCst);
-        let shared: SharedQueue = script.clone();
-        let killed = world.worker(Some(shared), world.sources()).await;
-        script.checkpointed(2).await;
-        drop(killed);
+        killed_after(&world, 2).await;
         world.queue.forget_job(world.job).await.unwrap();
         let key = layout::shard_key(&segment);
         let upload = world.zone.list_uploads(&key, 10).await.unwrap().remove(0);
@@ -167,12 +153,7 @@ async fn many_holders_in_a_row_each_do_one_part() {
     let (expected, parts) = uninterrupted(&world, &segment).await;
     world.submit(std::slice::from_ref(&segment)).await;
     for _ in 0..3 {
-        let script = Script::new(world.queue.clone());
-        script.freeze_after.store(1, Ordering::SeqCst);
-        let shared: SharedQueue = script.clone();
-        let killed = world.worker(Some(shared), world.sources()).await;
-        script.checkpointed(1).await;
-        drop(killed);
+        killed_after(&world, 1).await;
         world.expire_leases().await;
     }
     let last = world.worker(None, world.sources()).await;
@@ -187,14 +168,9 @@ async fn a_checkpoint_that_disagrees_with_the_store_is_dropped() {
     for damage in ["upload aborted", "part replaced", "row object gone", "row object damaged"] {
         let world = World::new();
         let segment = large(&world, ShardFormat::V3);
-        let (expected, _) = uninterrupted(&world, &segment).await;
+        let (expected, parts) = uninterrupted(&world, &segment).await;
         world.submit(std::slice::from_ref(&segment)).await;
-        let script = Script::new(world.queue.clone());
-        script.freeze_after.store(2, Ordering::SeqCst);
-        let shared: SharedQueue = script.clone();
-        let killed = world.worker(Some(shared), world.sources()).await;
-        script.checkpointed(2).await;
-        drop(killed);
+        killed_after(&world, 2).await;
         let key = layout::shard_key(&segment);
         let upload = eventually("only the shard's upload is open", || async {
             let open = world.zone.list_uploads(&key, 1000).await.unwrap();
@@ -217,8 +193,11 @@ async fn a_checkpoint_that_disagrees_with_the_store_is_dropped() {
             }
         }
         world.expire_leases().await;
+        let before = world.calls("put_part");
         let next = world.worker(None, world.sources()).await;
         check_end(&world, &segment, &expected).await;
+        // It is found out before anything is packed behind the marks, not by the store when the shard is completed.
+        assert_eq!(world.calls("put_part") - before, parts, "{damage}");
         assert!(world.zone.list_uploads("", 1000).await.unwrap().is_empty(), "{damage}");
         next.stop().await;
     }

@@ -55,7 +55,7 @@ impl Office {
     }
 
     fn calls(&self) -> (u64, u64) {
-        (self.script.exchanges.load(Ordering::SeqCst), self.script.commits.load(Ordering::SeqCst))
+        (self.script.exchanges.load(Ordering::SeqCst), self.script.bare_commits.load(Ordering::SeqCst))
     }
 }
 

@@ -22,10 +22,21 @@ pub(crate) struct Script {
     /// Exchanges are carried out, and their answers are lost.
     pub(crate) mute: AtomicBool,
     pub(crate) exchanges: AtomicU64,
-    pub(crate) commits: AtomicU64,
+    /// Commits that claimed nothing.
+    pub(crate) bare_commits: AtomicU64,
+    /// No task can be handed back.
+    pub(crate) takes_nothing_back: AtomicBool,
     /// After this many checkpoints every further one waits for ever, as if the process had been killed there.
     pub(crate) freeze_after: AtomicU64,
     pub(crate) checkpoints: watch::Sender<u64>,
+    /// A heartbeat that names a task is asked behind the next commit, which returns once the answer is dealt with.
+    pub(crate) beats_meet_commits: AtomicBool,
+    /// Tasks it refused to take back.
+    refused: watch::Sender<u64>,
+    /// Heartbeats begun, heartbeats that wait for a commit, and commits done.
+    beats: watch::Sender<u64>,
+    waiting: watch::Sender<u64>,
+    commits: watch::Sender<u64>,
 }
 
 impl Script {
@@ -36,10 +47,26 @@ impl Script {
             away: AtomicBool::new(false),
             mute: AtomicBool::new(false),
             exchanges: AtomicU64::new(0),
-            commits: AtomicU64::new(0),
+            bare_commits: AtomicU64::new(0),
+            takes_nothing_back: AtomicBool::new(false),
+            refused: watch::Sender::new(0),
             freeze_after: AtomicU64::new(u64::MAX),
             checkpoints: watch::Sender::new(0),
+            beats_meet_commits: AtomicBool::new(false),
+            beats: watch::Sender::new(0),
+            waiting: watch::Sender::new(0),
+            commits: watch::Sender::new(0),
         })
+    }
+
+    /// Something was committed. Where beats meet commits, returns once the answer of a beat behind it was dealt with.
+    async fn committed(&self) {
+        self.commits.send_modify(|n| *n += 1);
+        if self.beats_meet_commits.load(Ordering::SeqCst) {
+            // The next one begins when the answer of the one before was dealt with.
+            let before = *self.beats.borrow();
+            self.beats.subscribe().wait_for(|n| *n > before).await.unwrap();
+        }
     }
 
     fn check(&self) -> Result<(), QueueError> {
@@ -50,6 +77,16 @@ impl Script {
     pub(crate) async fn checkpointed(&self, n: u64) {
         self.checkpoints.subscribe().wait_for(|done| *done >= n).await.unwrap();
     }
+
+    /// Returns once somebody tried in vain to hand a task back.
+    pub(crate) async fn somebody_was_refused(&self) {
+        self.refused.subscribe().wait_for(|n| *n > 0).await.unwrap();
+    }
+
+    /// Returns once a heartbeat waits for a commit.
+    pub(crate) async fn a_beat_waits(&self) {
+        self.waiting.subscribe().wait_for(|n| *n > 0).await.unwrap();
+    }
 }
 
 #[async_trait]
@@ -58,6 +95,11 @@ impl Queue for Script {
         self.check()?;
         if self.deaf.load(Ordering::SeqCst) {
             return Ok(vec![Held::Yes; held.len()]);
+        }
+        self.beats.send_modify(|n| *n += 1);
+        if self.beats_meet_commits.load(Ordering::SeqCst) && !held.is_empty() {
+            self.waiting.send_modify(|n| *n += 1);
+            self.commits.subscribe().wait_for(|n| *n > 0).await.unwrap();
         }
         self.inner.heartbeat(worker, held).await
     }
@@ -98,8 +140,10 @@ impl Queue for Script {
 
     async fn commit(&self, task: TaskId, token: FencingToken, totals: &TaskTotals) -> Result<(), QueueError> {
         self.check()?;
-        self.commits.fetch_add(1, Ordering::SeqCst);
-        self.inner.commit(task, token, totals).await
+        self.bare_commits.fetch_add(1, Ordering::SeqCst);
+        self.inner.commit(task, token, totals).await?;
+        self.committed().await;
+        Ok(())
     }
 
     async fn exchange(
@@ -111,6 +155,9 @@ impl Queue for Script {
         self.check()?;
         self.exchanges.fetch_add(1, Ordering::SeqCst);
         let exchanged = self.inner.exchange(worker, finished, free).await;
+        if exchanged.is_ok() && !finished.is_empty() {
+            self.committed().await;
+        }
         if self.mute.load(Ordering::SeqCst) { Err(QueueError::Unavailable("lost".to_owned())) } else { exchanged }
     }
 
@@ -121,6 +168,10 @@ impl Queue for Script {
 
     async fn release(&self, task: TaskId, token: FencingToken) -> Result<(), QueueError> {
         self.check()?;
+        if self.takes_nothing_back.load(Ordering::SeqCst) {
+            self.refused.send_modify(|n| *n += 1);
+            return Err(QueueError::Unavailable("told to refuse".to_owned()));
+        }
         self.inner.release(task, token).await
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use des_shared::ids::WorkerId;
 use des_shared::layout;
 use des_shared::queue::{Lease, Queue, TaskState, WorkerInfo};
-use des_shared::segment::{CodecChoice, PackOptions, Segment, ShardFormat};
+use des_shared::segment::{PackOptions, Segment};
 use des_shared::store::ObjectStore;
 use des_shared::store::call::Operation;
 use des_shared::store::faults::{Fault, Rule};
@@ -15,17 +15,11 @@ use des_worker::pack::{NoHooks, PackJob, pack_segment};
 use tokio_util::sync::CancellationToken;
 
 use crate::gate::{Gate, Trick};
-use crate::script::Script;
-use crate::world::{Worker, World, contents, eventually, expected, limits, noise, options, prose};
+use crate::victims::{held_up, three_parts};
+use crate::world::{Worker, World, contents, eventually, expected, limits, noise, prose};
 
 /// From the moment a lease is another's until nothing of the task runs any more.
 const AT_MOST: Duration = Duration::from_secs(1);
-
-/// A shard of three parts.
-fn three_parts(world: &World) -> Segment {
-    let files = (0..6).map(|n| world.file(&format!("f{n}"), &noise(n, 2 << 20))).collect();
-    world.segment(0, options(ShardFormat::V3, CodecChoice::None), files)
-}
 
 /// The lease of the running task runs out, and another worker has it now.
 async fn taken_over(world: &World) -> Lease {
@@ -52,13 +46,7 @@ async fn traces(world: &World) -> (Vec<String>, Vec<String>, u64, usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_lease_stops_a_task_that_reads_from_a_slow_source() {
     let world = World::new();
-    let segment = three_parts(&world);
-    world.submit(std::slice::from_ref(&segment)).await;
-    let gate = Gate::new(world.sources());
-    gate.trick("f5", Trick::Wait);
-    let worker = world.worker(None, gate.clone()).await;
-    gate.somebody_waits().await;
-    world.until("a part is checkpointed", |c| c.in_progress.files_packed > 0).await;
+    let (segment, gate, worker) = held_up(&world).await;
     let lost = Instant::now();
     let theirs = taken_over(&world).await;
     stops(&worker, lost).await;
@@ -141,13 +129,7 @@ async fn a_lost_lease_stops_a_task_whose_upload_stalls() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_jobs_task_is_handed_back_at_its_next_part_and_another_jobs_goes_on() {
     let world = World::new();
-    let paused = three_parts(&world);
-    world.submit(std::slice::from_ref(&paused)).await;
-    let gate = Gate::new(world.sources());
-    gate.trick("f5", Trick::Wait);
-    let worker = world.worker(None, gate.clone()).await;
-    gate.somebody_waits().await;
-    world.until("a part is checkpointed", |c| c.in_progress.files_packed > 0).await;
+    let (paused, gate, worker) = held_up(&world).await;
     let asked = Instant::now();
     world.queue.set_paused(world.job, true).await.unwrap();
     world.until("it is handed back", |c| (c.pending, c.leased) == (1, 0)).await;
@@ -323,12 +305,7 @@ async fn a_slow_big_file_is_no_hung_task() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heartbeats_say_how_far_each_task_is() {
     let world = World::new();
-    let segment = three_parts(&world);
-    world.submit(std::slice::from_ref(&segment)).await;
-    let gate = Gate::new(world.sources());
-    gate.trick("f5", Trick::Wait);
-    let worker = world.worker(None, gate.clone()).await;
-    gate.somebody_waits().await;
+    let (segment, gate, worker) = held_up(&world).await;
     let done = eventually("the worker says what it has done", || async {
         let workers = world.queue.workers().await.unwrap();
         workers.first()?.tasks.first().copied().filter(|task| task.done_bytes >= 4 << 20)
@@ -338,24 +315,5 @@ async fn heartbeats_say_how_far_each_task_is() {
     assert!(done.done_bytes <= 10 << 20, "{done:?}");
     gate.open_up();
     world.until("it is committed", |c| c.committed == 1).await;
-    worker.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_heartbeat_that_meets_a_commit_does_not_take_the_task_for_lost() {
-    let world = World::new();
-    let segments: Vec<Segment> = (0..40)
-        .map(|n| world.segment(n, PackOptions::default(), vec![world.file(&format!("f{n}"), &prose(n as usize, 3000))]))
-        .collect();
-    world.submit(&segments).await;
-    let script = Script::new(world.queue.clone());
-    let worker = world
-        .worker_as(Some(script), world.sources(), |options| {
-            (options.slots, options.heartbeat) = (4, Duration::from_millis(1));
-        })
-        .await;
-    world.until("all are committed", |c| c.committed == 40).await;
-    eventually("all slots are free", || async { (worker.metric("des_worker_busy_slots") < 0.5).then_some(()) }).await;
-    assert!(worker.metric("des_worker_leases_lost_total") < 0.5);
     worker.stop().await;
 }

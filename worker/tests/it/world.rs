@@ -144,6 +144,13 @@ impl World {
         text.lines().find_map(|l| l.strip_prefix(&line)).map_or(0, |n| n.parse().unwrap())
     }
 
+    /// How often the zone was asked for anything, whatever it answered.
+    pub(crate) fn all_calls(&self) -> u64 {
+        let text = self.store_metrics.render();
+        let counts = text.lines().filter(|l| l.starts_with("des_s3_calls_total{")).filter_map(|l| l.rsplit(' ').next());
+        counts.map(|n| n.parse::<u64>().unwrap()).sum()
+    }
+
     /// Bytes written to the zone.
     pub(crate) fn bytes_written(&self) -> u64 {
         let text = self.store_metrics.render();
