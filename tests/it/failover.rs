@@ -46,7 +46,8 @@ async fn pack(stores: &[S3Store]) {
         let mut encoder = Encoder::new(&options, None).expect("an encoder");
         let mut out = writer.header().to_vec();
         for (uid, n) in files {
-            let stored = encoder.encode(&uid, content(n).as_bytes()).expect("encoded");
+            let raw = content(n);
+            let stored = encoder.encode(&uid, raw.as_bytes()).expect("encoded");
             writer.append(&uid, &stored.info, None).expect("appended");
             out.extend_from_slice(&stored.bytes);
         }
