@@ -70,10 +70,10 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         let shown = path.replace("{*", "{");
         let entry = self.paths.entry(path);
         let entry = entry.or_insert_with(|| Methods { router: MethodRouter::new(), names: Vec::new() });
-        for method in &methods {
-            let (filter, name) = known(method);
-            entry.router = std::mem::take(&mut entry.router).on(filter, handler.clone());
-            entry.names.push(name);
+        let known: Vec<(MethodFilter, &'static str)> = methods.iter().map(known).collect();
+        entry.names.extend(known.iter().map(|(_, name)| name));
+        if let Some(filter) = known.into_iter().map(|(filter, _)| filter).reduce(MethodFilter::or) {
+            entry.router = std::mem::take(&mut entry.router).on(filter, handler);
         }
         self.document.paths.add_path_operation(shown, methods, P::operation());
         self
