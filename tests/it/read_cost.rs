@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use des_retriever::{Config, Deps, Retriever, Running, all_settings};
-use des_shared::clock::ManualClock;
+use des_shared::clock::{Dice, ManualClock};
 use des_shared::config::{Values, ZoneSettings};
 use des_shared::metrics::Metrics;
 use des_shared::routing::{NBits, shard_index};
@@ -103,7 +103,7 @@ async fn retriever(config: &S3Config, clock: &Arc<ManualClock>, setting: (&str, 
     let settings = values.finish(settings).unwrap_or_else(|e| panic!("{e}"));
     let store = Arc::new(S3Store::connect(config).await.expect("a store"));
     let zones = Arc::new(Zones::single(NBits::new(BITS).expect("a legal width"), store));
-    let deps = Deps { zones, clock: clock.clone(), metrics: Metrics::new() };
+    let deps = Deps { zones, clock: clock.clone(), dice: Arc::new(Dice::from_os()), metrics: Metrics::new() };
     let shutdown = Shutdown::new();
     (Retriever::start(settings, deps, shutdown.clone()).await.expect("a free port"), shutdown)
 }
