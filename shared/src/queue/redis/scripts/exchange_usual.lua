@@ -1,5 +1,5 @@
 -- The usual exchange, in front of the general one: every finished task is the worker's own, without a checkpoint; no retry is
--- due; the jobs have further tasks behind those that are claimed, no cap and no audit under way. It is most of what a busy
+-- due; no worker has vanished; the jobs have further tasks behind those that are claimed, no cap and no audit under way. It is most of what a busy
 -- queue does. Everything is read first; whatever is not as usual, or cannot be read, is left to the general script before
 -- anything was written. Then each key is written once for all tasks together: a call of a command takes longer than
 -- what it does for one more task.
@@ -10,6 +10,10 @@ local function usual()
   local now_us = read_now_us()
   local now = math.floor(now_us / 1000)
   local present = format('%d', now)
+  -- Workers that vanished are forgotten first: this one, if it comes back, with what it once worked on.
+  if #call('ZRANGEBYSCORE', ns .. ':workers', '-inf', format('%d', now - 2 * ARGV[3]), 'LIMIT', '0', '1') > 0 then
+    return nil
+  end
   local records, touched, count = {}, {}, 0
 
   -- What is asked of a job, and what this exchange makes of it: `values` and `places` are what will be written to its
