@@ -280,7 +280,7 @@ mod tests {
     fn breaker() -> (Breaker, Instant, Arc<Mutex<Vec<BreakerState>>>) {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let told = seen.clone();
-        let changed = Box::new(move |_, state| told.lock().expect("no panic").push(state));
+        let changed = Box::new(move |_: BreakerState, state| told.lock().expect("no panic").push(state));
         (Breaker::new(Arc::new(Dice::seeded(3)), changed), Instant::now(), seen)
     }
 
