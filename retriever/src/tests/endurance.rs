@@ -68,6 +68,8 @@ async fn a_store_that_hangs_costs_little_and_then_nothing() {
     assert_eq!(own.calls().len(), 0, "nobody waits for it any more");
     own.faults.heal();
     until("the own store is asked again", async || {
+        // Old listings: the request that finds out makes two calls at once, and neither may spoil the other.
+        rig.clock.advance(Duration::from_secs(6));
         assert_eq!(rig.get("a").await.expect("found"), &b"here"[..]);
         guard(&rig, 0).breaker() == BreakerState::Closed
     })

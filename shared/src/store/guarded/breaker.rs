@@ -9,12 +9,14 @@
 //!     +----------------------------------------------------------- HalfOpen
 //! ```
 //!
-//! A call counts once, with its hedge. What says that the store is alive is a success here, also an error such as "not
+//! Calls that come while a probe is under way wait for what it finds, for a while: one request makes several calls, and
+//! whoever makes the probe must not fail by the others. A call counts once, with its hedge. What says that the store is alive is a success here, also an error such as "not
 //! found". A call that begun before the state changed has no say in the new state.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::clock::Dice;
@@ -87,7 +89,22 @@ pub(super) struct Pass {
 pub(super) struct Breaker {
     inner: Mutex<Inner>,
     dice: Arc<Dice>,
-    changed: Box<dyn Fn(BreakerState) + Send + Sync>,
+    /// Told of every change: from what, to what.
+    changed: OnChange,
+    /// Wakes those who wait for a probe.
+    decided: Notify,
+}
+
+/// Told of a change of state, from the first to the second.
+pub(super) type OnChange = Box<dyn Fn(BreakerState, BreakerState) + Send + Sync>;
+
+/// Why a call is not let through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It is open for so long.
+    Open(Duration),
+    /// A probe is under way.
+    Probing,
 }
 
 struct Inner {
@@ -139,7 +156,7 @@ impl Inner {
 
 impl Breaker {
     /// A closed one. `changed` is told of every change.
-    pub(super) fn new(dice: Arc<Dice>, changed: Box<dyn Fn(BreakerState) + Send + Sync>) -> Self {
+    pub(super) fn new(dice: Arc<Dice>, changed: OnChange) -> Self {
         let now = Instant::now();
         let inner = Inner {
             state: BreakerState::Closed,
@@ -149,7 +166,7 @@ impl Breaker {
             window: Window::new(now),
             waits: OPEN.schedule(),
         };
-        Self { inner: Mutex::new(inner), dice, changed }
+        Self { inner: Mutex::new(inner), dice, changed, decided: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -172,21 +189,44 @@ impl Breaker {
     }
 
     /// Lets a call through, or says why not. Whoever got a pass must settle it.
-    pub(super) fn admit(&self, now: Instant) -> Result<Pass, String> {
+    pub(super) fn admit(&self, now: Instant) -> Result<Pass, Refusal> {
         let mut inner = self.lock();
         match inner.state {
             BreakerState::Closed => {}
-            BreakerState::HalfOpen => return Err("another call is finding out whether it is back".to_owned()),
-            BreakerState::Open if now < inner.until => {
-                let left = (inner.until - now).as_millis();
-                return Err(format!("it failed too often and is left alone for {left} ms more"));
-            }
-            BreakerState::Open => {
-                inner.turn(BreakerState::HalfOpen);
-                (self.changed)(BreakerState::HalfOpen);
-            }
+            BreakerState::HalfOpen => return Err(Refusal::Probing),
+            BreakerState::Open if now < inner.until => return Err(Refusal::Open(inner.until - now)),
+            BreakerState::Open => self.turn(&mut inner, BreakerState::HalfOpen),
         }
         Ok(Pass { era: inner.era })
+    }
+
+    /// The same, but waits for a probe that is under way, at most so long.
+    pub(super) async fn admit_within(&self, patience: Duration) -> Result<Pass, Refusal> {
+        let give_up = Instant::now() + patience;
+        loop {
+            // Made before the look, so that nothing that happens between the two is missed.
+            let decided = self.decided.notified();
+            match self.admit(Instant::now()) {
+                Err(Refusal::Probing) => {}
+                told => return told,
+            }
+            if tokio::time::timeout_at(give_up, decided).await.is_err() {
+                return Err(Refusal::Probing);
+            }
+        }
+    }
+
+    /// How long a call would be refused for; `None` when it would be let through, or wait for a probe.
+    pub(super) fn refused_for(&self, now: Instant) -> Option<Duration> {
+        let inner = self.lock();
+        (inner.state == BreakerState::Open && now < inner.until).then(|| inner.until - now)
+    }
+
+    fn turn(&self, inner: &mut Inner, state: BreakerState) {
+        let before = inner.state;
+        inner.turn(state);
+        (self.changed)(before, state);
+        self.decided.notify_waiters();
     }
 
     /// What became of a call that was let through.
@@ -206,17 +246,15 @@ impl Breaker {
                 }
             }
             (BreakerState::HalfOpen, Outcome::Alive) => {
-                inner.turn(BreakerState::Closed);
                 inner.window = Window::new(now);
                 inner.waits = OPEN.schedule();
-                (self.changed)(BreakerState::Closed);
+                self.turn(&mut inner, BreakerState::Closed);
             }
             (BreakerState::HalfOpen, Outcome::Failed) => self.open(&mut inner, now),
             (BreakerState::HalfOpen, Outcome::Unknown) => {
-                // The next call may try.
-                inner.turn(BreakerState::Open);
-                inner.until = now;
-                (self.changed)(BreakerState::Open);
+                // Another call may try soon.
+                inner.until = now + SHORTEST;
+                self.turn(&mut inner, BreakerState::Open);
             }
         }
     }
@@ -228,10 +266,9 @@ impl Breaker {
     }
 
     fn open(&self, inner: &mut Inner, now: Instant) {
-        inner.turn(BreakerState::Open);
         let longer = inner.waits.next_wait(Duration::ZERO, &self.dice).unwrap_or(OPEN.max);
         inner.until = now + SHORTEST + longer;
-        (self.changed)(BreakerState::Open);
+        self.turn(inner, BreakerState::Open);
     }
 }
 
@@ -243,16 +280,14 @@ mod tests {
     fn breaker() -> (Breaker, Instant, Arc<Mutex<Vec<BreakerState>>>) {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let told = seen.clone();
-        let changed = Box::new(move |state| told.lock().expect("no panic").push(state));
+        let changed = Box::new(move |_: BreakerState, state| told.lock().expect("no panic").push(state));
         (Breaker::new(Arc::new(Dice::seeded(3)), changed), Instant::now(), seen)
     }
 
     fn call(breaker: &Breaker, outcome: Outcome, now: Instant) -> bool {
-        let pass = breaker.admit(now);
-        if let Ok(pass) = pass {
-            breaker.settle(pass, outcome, now);
-        }
-        pass.is_ok()
+        let Ok(pass) = breaker.admit(now) else { return false };
+        breaker.settle(pass, outcome, now);
+        true
     }
 
     fn open(breaker: &Breaker, now: Instant) {
@@ -311,12 +346,29 @@ mod tests {
         let again = later + SHORTEST + 2 * OPEN.first;
         let probe = breaker.admit(again).expect("another one");
         breaker.settle(probe, Outcome::Unknown, again);
-        let probe = breaker.admit(again).expect("whose caller went away decides nothing");
+        let again = again + SHORTEST;
+        let probe = breaker.admit(again).expect("one whose caller went away decides nothing");
         breaker.settle(probe, Outcome::Alive, again);
         assert_eq!(breaker.state(), BreakerState::Closed);
         use BreakerState::{Closed, HalfOpen, Open};
         let states = [Open, HalfOpen, Open, HalfOpen, Open, HalfOpen, Closed];
         assert_eq!(*seen.lock().expect("no panic"), states);
+    }
+
+    #[tokio::test]
+    async fn calls_wait_for_the_probe_but_not_for_long() {
+        let (breaker, now, _) = breaker();
+        open(&breaker, now);
+        assert!(matches!(breaker.admit_within(OPEN.max).await, Err(Refusal::Open(_))), "nobody waits while it is open");
+        breaker.seen_alive(now);
+        let probe = breaker.admit(Instant::now()).expect("its time is over");
+        let patience = Duration::from_millis(20);
+        assert_eq!(breaker.admit_within(patience).await, Err(Refusal::Probing));
+        let (waited, ()) = tokio::join!(breaker.admit_within(OPEN.max), async {
+            tokio::task::yield_now().await;
+            breaker.settle(probe, Outcome::Alive, Instant::now());
+        });
+        assert!(waited.is_ok(), "the store is back for all who waited");
     }
 
     #[test]

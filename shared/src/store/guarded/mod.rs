@@ -25,7 +25,7 @@ use bytes::Bytes;
 use prometheus::IntGauge;
 use tokio::time::Instant;
 
-use self::breaker::{Breaker, Outcome, Pass};
+use self::breaker::{Breaker, Outcome, Pass, Refusal};
 use self::hedging::{Hedging, Kind};
 use self::limiter::Limiter;
 use self::metrics::StoreGuardMetrics;
@@ -183,15 +183,15 @@ impl GuardedStore {
         let metrics = Arc::new(metrics.of_store(zone, store));
         metrics.limit.set(i64::try_from(options.calls).unwrap_or(i64::MAX));
         let (told, place) = (metrics.clone(), format!("zone {zone}, store {store}"));
-        let changed = move |state: BreakerState| {
+        let changed = move |before: BreakerState, state: BreakerState| {
             told.breaker.set(state.number());
-            match state {
-                BreakerState::Open => {
+            match (before, state) {
+                (BreakerState::Closed, BreakerState::Open) => {
                     told.opened.inc();
                     tracing::warn!("{place}: circuit breaker open");
                 }
-                BreakerState::HalfOpen => tracing::debug!("{place}: circuit breaker half-open"),
-                BreakerState::Closed => tracing::info!("{place}: circuit breaker closed"),
+                (_, BreakerState::Closed) => tracing::info!("{place}: circuit breaker closed"),
+                (_, state) => tracing::debug!("{place}: circuit breaker {}", state.label()),
             }
         };
         let guard = Guard {
@@ -216,8 +216,14 @@ impl GuardedStore {
         StoreError { kind, operation, url: self.inner.url(), key, message }
     }
 
-    fn refused(&self, nature: &Nature<'_>, why: String) -> StoreError {
+    fn refused(&self, nature: &Nature<'_>, why: &Refusal) -> StoreError {
         self.guard.metrics.refused_open.inc();
+        let why = match why {
+            Refusal::Open(left) => {
+                format!("it failed too often and is left alone for {} ms more", left.as_millis())
+            }
+            Refusal::Probing => "another call is finding out whether it is back".to_owned(),
+        };
         self.error(nature, StoreErrorKind::BreakerOpen, why)
     }
 
@@ -256,8 +262,8 @@ impl GuardedStore {
     ) -> Result<T, StoreError> {
         let guard = &self.guard;
         // Nobody waits in line for what will be refused.
-        if !guard.would_pass() {
-            return Err(self.refused(&nature, self.why_not()));
+        if let Some(left) = guard.breaker.refused_for(Instant::now()) {
+            return Err(self.refused(&nature, &Refusal::Open(left)));
         }
         let in_line = InLine::new(&guard.metrics.waiting);
         let Some(_place) = guard.limiter.enter().await else {
@@ -266,19 +272,13 @@ impl GuardedStore {
             return Err(self.error(&nature, StoreErrorKind::Throttled, message));
         };
         drop(in_line);
-        let pass = guard.breaker.admit(Instant::now()).map_err(|why| self.refused(&nature, why))?;
+        let admitted = guard.breaker.admit_within(guard.options.slow).await;
+        let pass = admitted.map_err(|why| self.refused(&nature, &why))?;
         let slow = scaled(guard.options.slow, nature.bytes.unwrap_or(u64::MAX));
         let running = Running { guard, pass, began: Instant::now(), slow, settled: false };
         let answer = call.await;
         running.settle(self.heard(&answer));
         answer
-    }
-
-    fn why_not(&self) -> String {
-        match self.guard.breaker() {
-            BreakerState::Open => "it failed too often and is left alone for a while".to_owned(),
-            _ => "another call is finding out whether it is back".to_owned(),
-        }
     }
 
     /// What an answer says about the store.
