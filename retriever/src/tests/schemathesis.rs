@@ -44,7 +44,8 @@ async fn every_answer_is_as_described() {
     let output = command.output().await.expect("started");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    let document: Value = reqwest::get(server.url("/openapi.json")).await.expect("an answer").json().await.expect("JSON");
+    let document: Value =
+        reqwest::get(server.url("/openapi.json")).await.expect("an answer").json().await.expect("JSON");
     let paths = document["paths"].as_object().expect("paths");
     let count: usize = paths.values().filter_map(Value::as_object).map(serde_json::Map::len).sum();
     assert!(said.contains(&format!("Tested: {count}")), "it did not try all of the {count} operations: {said}");
