@@ -47,7 +47,7 @@ async fn what_is_served_is_described_and_what_is_described_is_served() {
         assert!(described.contains(path), "{path} in {described:?}");
     }
     for (path, item) in paths {
-        let url = server.url(&path.replace('{', "").replace('}', ""));
+        let url = server.url(&path.replace(['{', '}'], ""));
         let allowed = client.request(Method::OPTIONS, &url).send().await.expect("an answer");
         let allowed = allowed.headers()["allow"].to_str().expect("text").to_ascii_lowercase();
         let mut allowed: BTreeSet<&str> = allowed.split(", ").collect();

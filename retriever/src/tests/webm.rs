@@ -1,4 +1,4 @@
-//! A real video, made by hand: a minute of VP8 in WebM, one key frame a second, red in its first half and blue in its
+//! A real video, made by hand: a minute of VP8 in `WebM`, one key frame a second, red in its first half and blue in its
 //! second, with so much padding that a player cannot hold it and has to ask for parts.
 
 /// Seconds of the video.
