@@ -126,8 +126,8 @@ proptest! {
         prop_assert!(good(&plain, now_s), "{}", plain);
         let (path, query) = signed.split_once('?').expect("a query");
         let mut pairs: Vec<&str> = query.split('&').collect();
-        let by = at.index(pairs.len());
-        pairs.rotate_left(by);
+        let turn = at.index(pairs.len());
+        pairs.rotate_left(turn);
         let turned = [path, "?", &pairs.join("&")].concat();
         prop_assert!(good(&turned, now_s), "{}", turned);
         // One character changed makes another request or none. What means the same is the same.
