@@ -65,7 +65,7 @@ impl Config {
             cache_bytes: cache_bytes?,
             listing_ttl: Duration::from_secs(ttl?),
             bigfiles_prefix: bigfiles_prefix?,
-            s3_face: s3_face?,
+            s3_face,
         })
     }
 }
