@@ -162,7 +162,7 @@ impl Config {
             bigfiles_prefix: bigfiles_prefix?,
             cache_control,
             batch_max_files: batch_max_files? as usize,
-            s3_face: s3_face?,
+            s3_face,
         })
     }
 

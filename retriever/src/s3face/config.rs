@@ -20,39 +20,35 @@ pub struct S3FaceConfig {
 }
 
 impl S3FaceConfig {
-    /// Reads the settings named `DES_S3_FACE_*`; the inner `None` means that there is no such face. `listen` is the HTTP
-    /// interface: where that lets nobody in without a key, this face does not either.
-    pub(crate) fn read(values: &mut Values, listen: Option<&Listen>) -> Option<Option<Self>> {
+    /// Reads the settings named `DES_S3_FACE_*`; `None` when there is no such face, or something is wrong, which is noted.
+    /// `listen` is the HTTP interface: where that lets nobody in without a key, this face does not either.
+    pub(crate) fn read(values: &mut Values, listen: Option<&Listen>) -> Option<Self> {
         let bucket = values.read(&settings::S3_FACE_BUCKET, |text| {
             let usable = s3s::path::check_bucket_name(text);
             if usable { Ok(text.to_owned()) } else { Err(format!("{text:?} is not a bucket name such as des")) }
         });
         let keys = S3Keys::read(values);
-        let domain = match values.text(&settings::S3_FACE_DOMAIN) {
-            None => Some(None),
-            Some(_) => values.read(&settings::S3_FACE_DOMAIN, |text| {
-                let wrong = |_| format!("{text:?} is not a domain such as s3.example.com or localhost:8001");
-                s3s::host::SingleDomain::new(text).map(|_| Some(text.to_owned())).map_err(wrong)
-            }),
-        };
-        let anonymous = values.flag(&settings::ALLOW_ANONYMOUS);
-        if values.text(&settings::S3_FACE_LISTEN).is_none() {
-            return (bucket.is_some() && keys.is_some() && domain.is_some()).then_some(None);
-        }
+        let domain = values.read(&settings::S3_FACE_DOMAIN, |text| {
+            let wrong = |_| format!("{text:?} is not a domain such as s3.example.com or localhost:8001");
+            s3s::host::SingleDomain::new(text).map(|_| text.to_owned()).map_err(wrong)
+        });
         let address = values.read(&settings::S3_FACE_LISTEN, |text| {
             let wrong = |_| format!("{text:?} is not an address such as 127.0.0.1:8001 or [::]:8001");
             text.parse::<SocketAddr>().map_err(wrong)
-        });
-        let (address, bucket, keys, domain, anonymous) = (address?, bucket?, keys?, domain?, anonymous?);
+        })?;
+        let given = |setting| values.text(setting).is_some();
+        let keyed = given(&settings::S3_FACE_KEYS) || given(&settings::S3_FACE_KEYS_FILE);
+        let anonymous = values.flag(&settings::ALLOW_ANONYMOUS)?;
         let guarded = !address.ip().is_loopback() || listen.is_some_and(|listen| listen.auth.required());
-        if guarded && keys.is_none() && !anonymous {
+        if guarded && !keyed && !anonymous {
             values.problem(format!(
                 "DES_S3_FACE_LISTEN (--s3-face-listen): {address} is not loopback, or the HTTP interface wants keys, so set \
                  DES_S3_FACE_KEYS or DES_S3_FACE_KEYS_FILE, or DES_ALLOW_ANONYMOUS=true to serve everybody"
             ));
             return None;
         }
-        Some(Some(Self { address, bucket, keys, domain }))
+        // Keys that were given and are wrong must not open the door.
+        (!keyed || keys.is_some()).then_some(Self { address, bucket: bucket?, keys, domain })
     }
 }
 
@@ -67,7 +63,7 @@ mod tests {
         let mut values = Values::from_pairs(&all, pairs);
         let listen = Listen::read(&mut values, &settings::LISTEN_RETRIEVER);
         let config = S3FaceConfig::read(&mut values, listen.as_ref());
-        values.finish(config)
+        values.finish(Some(config))
     }
 
     const LISTEN: (&str, &str) = ("DES_S3_FACE_LISTEN", "127.0.0.1:8001");

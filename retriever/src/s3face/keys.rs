@@ -25,8 +25,8 @@ impl fmt::Debug for S3Keys {
 }
 
 impl S3Keys {
-    /// Reads `DES_S3_FACE_KEYS` and `DES_S3_FACE_KEYS_FILE`; the inner `None` when neither is set.
-    pub(super) fn read(values: &mut Values) -> Option<Option<Self>> {
+    /// Reads `DES_S3_FACE_KEYS` and `DES_S3_FACE_KEYS_FILE`; `None` when neither is set, or one is wrong, which is noted.
+    pub(super) fn read(values: &mut Values) -> Option<Self> {
         let mut all = BTreeMap::new();
         let mut given = false;
         if values.text(&settings::S3_FACE_KEYS).is_some() {
@@ -41,7 +41,7 @@ impl S3Keys {
                 pairs(lines).map_err(|e| format!("{path}: {e}"))
             })?);
         }
-        Some(given.then(|| Self(Arc::new(all))))
+        given.then(|| Self(Arc::new(all)))
     }
 }
 
@@ -102,7 +102,7 @@ mod tests {
                 &[("DES_S3_FACE_KEYS", setting), ("DES_S3_FACE_KEYS_FILE", path)],
             );
             let keys = S3Keys::read(&mut values);
-            values.finish(keys).map_err(|e| e.to_string())
+            values.finish(Some(keys)).map_err(|e| e.to_string())
         };
         let keys = read("three:third-secret,").expect("right").expect("there");
         let secrets: Vec<_> = keys.0.iter().map(|(access, secret)| (access.as_str(), secret.expose())).collect();

@@ -118,7 +118,7 @@ async fn start() -> Face {
     let given = [("DES_S3_FACE_LISTEN", "127.0.0.1:0"), ("DES_S3_FACE_KEYS", pairs.as_str())];
     let mut values = Values::from_pairs(&[settings::S3_FACE, settings::PROCESS].concat(), &given);
     let face = S3FaceConfig::read(&mut values, None);
-    rig.config.s3_face = values.finish(face).expect("settings");
+    rig.config.s3_face = Some(values.finish(face).expect("settings"));
     Face { server: rig.serve().await, truth, _places: places }
 }
 
@@ -215,7 +215,8 @@ async fn rclone_copies_a_date_and_finds_nothing_different() {
     let one = folder.path().join("one");
     for uid in ["100%", "a+b", "a b", "日本/語.txt", "%2F", "😀", "#frag"] {
         let key = format!("20250310/{uid}");
-        let args = ["copyto", "--retries", "1", "-I", &format!("des:des/{key}"), one.to_str().expect("UTF-8")];
+        let (source, target) = (format!("des:des/{key}"), one.to_str().expect("UTF-8"));
+        let args = ["copyto", "--retries", "1", "-I", source.as_str(), target];
         checked(run(&mut rclone_at(&face, &folder), args).await);
         assert!(std::fs::read(&one).expect("copied") == face.truth[&key].0, "{uid}");
     }
