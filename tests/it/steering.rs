@@ -169,7 +169,7 @@ async fn in_the_buckets(cluster: &Cluster) -> (BTreeSet<String>, usize) {
         let mut pages = client.list_objects_v2().bucket(bucket).into_paginator().send();
         while let Some(page) = pages.next().await {
             let page = page.unwrap();
-            let keys = page.contents().iter().filter_map(|object| object.key());
+            let keys = page.contents().iter().filter_map(aws_sdk_s3::types::Object::key);
             shards.extend(keys.filter(|key| key.ends_with(SHARD_SUFFIX)).map(|key| format!("{bucket}/{key}")));
         }
         uploads += client.list_multipart_uploads().bucket(bucket).send().await.unwrap().uploads().len();

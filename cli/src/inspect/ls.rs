@@ -62,7 +62,7 @@ async fn list(shard: &RemoteShard, deleted: &Deleted, screen: Screen, out: &mut 
             Ok(entry) => {
                 let deleted_at = deleted.hides(shard, &entry.uid).map(rfc3339);
                 if screen.json() {
-                    out.object(&as_json(key, &entry, deleted_at))?;
+                    out.object(&as_json(key, &entry, deleted_at.as_deref()))?;
                 } else {
                     let mark = deleted_at.map(|time| format!("  (deleted {time})")).unwrap_or_default();
                     out.line(&(as_text(&entry) + &mark))?;
@@ -92,7 +92,7 @@ fn as_text(entry: &Entry) -> String {
     }
 }
 
-fn as_json(key: &str, entry: &Entry, deleted_at: Option<String>) -> Value {
+fn as_json(key: &str, entry: &Entry, deleted_at: Option<&str>) -> Value {
     let meta: Value =
         entry.meta.as_ref().map_or(Value::Null, |m| serde_json::from_str(m.as_str()).unwrap_or(Value::Null));
     match &entry.location {

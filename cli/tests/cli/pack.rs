@@ -76,7 +76,7 @@ fn a_deleted_file_is_marked_and_read_only_when_asked_for() {
     let lines: Vec<&str> = listed.lines().filter(|line| line.contains("(deleted ")).collect();
     assert!(lines.len() == 1 && lines[0].ends_with("docs/page-03.txt  (deleted 2096-10-02T07:06:40Z)"), "{lines:?}");
     for place in [text(&out).to_owned(), format!("{}/{}", text(&out), shard_of(&out, uid))] {
-        for more in [&[][..], &["--created-at", time]] {
+        for more in [&[] as &[&str], &["--created-at", time]] {
             let ran = des(&[&["cat", &place, uid][..], more].concat()).code(1);
             assert!(ran.out.is_empty() && ran.err.contains("was deleted at 2096-10-02T07:06:40Z"), "{}", ran.err);
             assert!(ran.err.contains("--deleted"), "{}", ran.err);

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use des_shared::queue::contract::Engine;
 use des_shared::queue::{Lease, Queue, QueueConfig, QueueError, TaskFailure, TaskTotals};
-use redis::FromRedisValue;
 
 use super::Subject;
 use super::faults::{job, submit, worker};
@@ -32,7 +31,7 @@ async fn set(server: &RedisServer, hash: &str, field: &str, value: &str) {
 
 async fn get(server: &RedisServer, hash: &str, field: &str) -> Option<String> {
     let value = server.command(&["HGET", &key(hash), field]).await;
-    Option::<String>::from_redis_value(value).expect("a text or nothing")
+    redis::from_redis_value::<Option<String>>(value).expect("a text or nothing")
 }
 
 async fn claim(subject: &Subject) -> Vec<Lease> {
