@@ -170,7 +170,8 @@ impl Config {
     /// they are still it, which costs no read of them. Where keys are asked for, no shared cache may keep them: it would
     /// not know the key.
     pub(crate) fn cache_control(&self) -> HeaderValue {
-        let usual = if self.listen.auth.required() { "private, no-cache" } else { "no-cache" };
+        let closed = self.listen.auth.required() || self.keys.closed();
+        let usual = if closed { "private, no-cache" } else { "no-cache" };
         self.cache_control.clone().unwrap_or(HeaderValue::from_static(usual))
     }
 }

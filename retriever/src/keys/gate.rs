@@ -70,8 +70,8 @@ impl Gate {
     /// A gate for these settings.
     pub(crate) fn new(config: &Config, clock: Arc<dyn Clock>, metrics: &Metrics) -> Self {
         let metrics = KeyMetrics::register(metrics);
+        let closed = config.listen.auth.required() || config.keys.closed();
         let KeySettings { file, signing, longest_signed } = config.keys.clone();
-        let closed = config.listen.auth.required() || file.is_some() || !signing.is_empty();
         let readers = Scopes::of(&[Scope::Read, Scope::Admin]);
         let deleters = Scopes::of(&[Scope::Read, Scope::Delete]);
         let mut fixed = of_environment("DES_API_KEYS", &config.listen.auth, readers);

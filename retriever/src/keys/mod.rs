@@ -37,6 +37,13 @@ pub struct KeySettings {
     pub longest_signed: Duration,
 }
 
+impl KeySettings {
+    /// True when requests need a key or a signature because of these settings.
+    pub(crate) fn closed(&self) -> bool {
+        self.file.is_some() || !self.signing.is_empty()
+    }
+}
+
 impl Default for KeySettings {
     fn default() -> Self {
         Self { file: None, signing: UrlKeys::default(), longest_signed: Duration::from_hours(7 * 24) }
