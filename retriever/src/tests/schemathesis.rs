@@ -46,8 +46,9 @@ async fn every_answer_is_as_described() {
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     let document: Value =
         reqwest::get(server.url("/openapi.json")).await.expect("an answer").json().await.expect("JSON");
-    let paths = document["paths"].as_object().expect("paths");
-    let count: usize = paths.values().filter_map(Value::as_object).map(serde_json::Map::len).sum();
+    // It does not try the description itself.
+    let paths = document["paths"].as_object().expect("paths").iter().filter(|(path, _)| *path != "/openapi.json");
+    let count: usize = paths.filter_map(|(_, item)| item.as_object()).map(serde_json::Map::len).sum();
     assert!(said.contains(&format!("Tested: {count}")), "it did not try all of the {count} operations: {said}");
     server.stop().await;
 }
