@@ -42,7 +42,7 @@ pub(crate) struct NewKeyArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "DES_URL_SIGNING_KEYS must have the retriever's id:secret pairs.")]
 pub(crate) struct SignArgs {
-    /// The URL of a file with its created_at, or with --created-at a file's uid
+    /// The whole URL of a file, or with --created-at a uid
     #[arg(value_name = "URL|UID")]
     pub(crate) target: String,
     /// When the file was created, as its manifest says

@@ -52,6 +52,7 @@ impl Bucket {
         let whole = interval.saturating_mul(u64::from(self.limit.burst));
         let latest = now.saturating_add(whole);
         // A clock that was set back must not shut a key out: the bucket is empty then, and fills as ever.
+        self.full_ns.fetch_min(latest, Ordering::Relaxed);
         let next = |full: u64| full.clamp(now, latest).saturating_add(interval);
         let taken = self
             .full_ns

@@ -66,8 +66,8 @@ async fn a_file_is_what_rest_says_it_is() {
     }
     let small = ask(&server, &one("codec storedSize"), json!({"uid": "folder/file-00001.json", "at": NOON})).await;
     assert_eq!(small["file"]["codec"], "zstd-dictionary");
-    let noise = ask(&server, &one("codec storedSize"), json!({"uid": "folder/noise.bin", "at": NOON})).await;
-    assert_eq!(noise["file"], json!({"codec": "none", "storedSize": 3000}));
+    let empty = ask(&server, &one("codec storedSize"), json!({"uid": "folder/none.txt", "at": NOON})).await;
+    assert_eq!(empty["file"], json!({"codec": "none", "storedSize": 0}));
     server.stop().await;
 }
 
