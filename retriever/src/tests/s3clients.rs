@@ -198,7 +198,7 @@ async fn rclone_copies_a_date_and_finds_nothing_different() {
     let target_text = target.to_str().expect("UTF-8");
     // Tags are no MD5 and must not be taken for one: a copy would be refused.
     checked(
-        run(&mut rclone_at(&face, &folder), ["copy", "--retries", "1", "des:des/20250310/folder", target_text]).await,
+        &run(&mut rclone_at(&face, &folder), ["copy", "--retries", "1", "des:des/20250310/folder", target_text]).await,
     );
     for (name, raw) in &plain {
         assert!(std::fs::read(target.join(name)).expect("copied") == **raw, "{name}");
