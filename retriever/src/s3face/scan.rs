@@ -116,10 +116,10 @@ impl Pass {
     }
 
     async fn shard(&self, replica: &Replica, view: &DateView, at: usize) -> Result<(), Error> {
-        let (index, listed) = &view.shards[at];
+        let (slot, listed) = &view.shards[at];
         let shard = self.cache.shard(replica, listed).await?;
         let wrap = |e: ArchiveError| Error::at_zone(&replica.zone, e);
-        let from_shard = Shard { shard: &shard, listed, index: *index, view };
+        let from_shard = Shard { index: &shard, listed, slot: *slot, view };
         let (mut from, mut next) = (self.first.clone(), 0);
         loop {
             let taken = match shard.entries_from(&from) {
@@ -186,27 +186,28 @@ impl Pass {
 
 /// A shard of the date, opened.
 struct Shard<'a> {
-    shard: &'a Arc<RemoteShard>,
+    index: &'a Arc<RemoteShard>,
     listed: &'a Listed,
-    index: u32,
+    /// The shard index of its slot.
+    slot: u32,
     view: &'a DateView,
 }
 
 impl Shard<'_> {
     /// Whether a reader would find the entry: it lies in the slot of its uid, and was not deleted after it was packed.
     fn shows(&self, entry: &Entry, n_bits: NBits) -> bool {
-        let deleted_ms = self.view.deleted_ms(self.index, &entry.uid);
-        shard_index(&entry.uid, n_bits) == self.index && deleted_ms.is_none_or(|time| time <= self.shard.sequence())
+        let deleted_ms = self.view.deleted_ms(self.slot, &entry.uid);
+        shard_index(&entry.uid, n_bits) == self.slot && deleted_ms.is_none_or(|time| time <= self.index.sequence())
     }
 
     fn file(&self, entry: Entry) -> Item {
         let size = entry.raw_len();
-        let located = Located { object: self.listed.id.clone(), shard: self.shard.clone(), entry };
+        let located = Located { object: self.listed.id.clone(), shard: self.index.clone(), entry };
         Item::File(File {
             size,
             etag: represent::etag(&located, Form::Raw),
             modified_s: represent::modified_s(&located).unwrap_or_default(),
-            rank: (self.shard.sequence(), self.listed.meta.key.as_str().into()),
+            rank: (self.index.sequence(), self.listed.meta.key.as_str().into()),
         })
     }
 }

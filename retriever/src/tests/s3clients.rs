@@ -135,7 +135,7 @@ async fn run<S: AsRef<OsStr>>(command: &mut Command, args: impl IntoIterator<Ite
     timeout(PATIENCE, running).await.expect("it ends").expect("it runs; scripts/setup installs what the tests need")
 }
 
-fn checked(output: Output) -> String {
+fn checked(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     text
@@ -160,7 +160,7 @@ async fn boto3_reads_lists_and_is_refused() {
     let endpoint = face.endpoint();
     let args = [script.as_os_str(), endpoint.as_ref(), "des".as_ref(), ACCESS.as_ref(), SECRET.as_ref(), path.as_ref()];
     let output = run(Command::new(python).env_remove("AWS_PROFILE").env("AWS_CONFIG_FILE", "/dev/null"), args).await;
-    assert_eq!(checked(output).trim(), "fine");
+    assert_eq!(checked(&output).trim(), "fine");
     face.server.stop().await;
 }
 
@@ -187,29 +187,29 @@ fn rclone_at(face: &Face, folder: &TempDir) -> Command {
 async fn rclone_copies_a_date_and_finds_nothing_different() {
     let face = start().await;
     let folder = tempfile::tempdir().expect("a folder");
-    let dates = checked(run(&mut rclone_at(&face, &folder), ["lsf", "des:des"]).await);
+    let dates = checked(&run(&mut rclone_at(&face, &folder), ["lsf", "des:des"]).await);
     assert_eq!(dates, "20250310/\n20251231/\n");
     let plain: BTreeMap<&str, &Vec<u8>> =
         face.truth.iter().filter_map(|(key, (raw, _))| Some((key.strip_prefix("20250310/folder/")?, raw))).collect();
     let listed =
-        checked(run(&mut rclone_at(&face, &folder), ["lsf", "-R", "--files-only", "des:des/20250310/folder"]).await);
+        checked(&run(&mut rclone_at(&face, &folder), ["lsf", "-R", "--files-only", "des:des/20250310/folder"]).await);
     assert!(listed.lines().collect::<BTreeSet<_>>().into_iter().eq(plain.keys().copied()));
     let target = folder.path().join("copy");
     let target_text = target.to_str().expect("UTF-8");
     // Tags are no MD5 and must not be taken for one: a copy would be refused.
     checked(
-        run(&mut rclone_at(&face, &folder), ["copy", "--retries", "1", "des:des/20250310/folder", target_text]).await,
+        &run(&mut rclone_at(&face, &folder), ["copy", "--retries", "1", "des:des/20250310/folder", target_text]).await,
     );
     for (name, raw) in &plain {
         assert!(std::fs::read(target.join(name)).expect("copied") == **raw, "{name}");
     }
     let check = ["check", "--download", "des:des/20250310/folder", target_text];
-    checked(run(&mut rclone_at(&face, &folder), check).await);
+    checked(&run(&mut rclone_at(&face, &folder), check).await);
     // Again: nothing to do, by size and time.
     let again = ["copy", "--retries", "1", "-v", "--stats-one-line", "des:des/20250310/folder", target_text];
     let output = run(&mut rclone_at(&face, &folder), again).await;
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
-    checked(output);
+    checked(&output);
     assert!(!log.contains("Copied"), "{log}");
     // One by one: rclone's recursive listing never ends where a uid has a component `..` or none at all.
     let one = folder.path().join("one");
@@ -217,7 +217,7 @@ async fn rclone_copies_a_date_and_finds_nothing_different() {
         let key = format!("20250310/{uid}");
         let (source, target) = (format!("des:des/{key}"), one.to_str().expect("UTF-8"));
         let args = ["copyto", "--retries", "1", "-I", source.as_str(), target];
-        checked(run(&mut rclone_at(&face, &folder), args).await);
+        checked(&run(&mut rclone_at(&face, &folder), args).await);
         assert!(std::fs::read(&one).expect("copied") == face.truth[&key].0, "{uid}");
     }
     let refused = run(

@@ -129,7 +129,7 @@ fn fill(places: [&Place; 2]) -> BTreeMap<String, u64> {
             for number in 0..3_u64 {
                 // The newest is neither the first nor the last by name.
                 let sequence = 1_700_000_000_000 + [1_000, 3_000, 2_000][number as usize];
-                let mine = uids.iter().enumerate().filter(|(at, _)| (*at as u64 + number) % 3 != 0);
+                let mine = uids.iter().enumerate().filter(|(at, _)| !(*at as u64 + number).is_multiple_of(3));
                 let files: Content =
                     mine.map(|(at, uid)| (uid.clone(), vec![b'x'; at + 10 * number as usize])).collect();
                 for (uid, raw) in &files {
