@@ -100,7 +100,9 @@ impl Queue for RedisQueue {
         places.sort_by_key(|&place| finished[place].task);
         for tasks in places.chunk_by(|&a, &b| finished[a].task.job == finished[b].task.job) {
             let mut sum = TaskTotals::default();
-            tasks.iter().for_each(|&place| sum.change(&finished[place].totals, &TaskTotals::default()));
+            for &place in tasks {
+                sum.change(&finished[place].totals, &TaskTotals::default());
+            }
             args.extend([finished[tasks[0]].task.job.to_string(), tasks.len().to_string()]);
             let TaskTotals { files_packed, files_failed, source_bytes, stored_bytes } = sum;
             args.extend([files_packed, files_failed, source_bytes, stored_bytes].map(|sum| sum.to_string()));
