@@ -39,7 +39,7 @@ impl Codings {
 
 /// The value of `q`, 1 where there is none. One that is no number from 0 to 1 refuses: the client meant something else
 /// than "gladly".
-fn weight<'a>(mut parameters: impl Iterator<Item = &'a str>) -> f32 {
+pub(crate) fn weight<'a>(mut parameters: impl Iterator<Item = &'a str>) -> f32 {
     let value = parameters.find_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
         name.trim().eq_ignore_ascii_case("q").then(|| value.trim())

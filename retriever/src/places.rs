@@ -14,6 +14,7 @@ use futures::FutureExt;
 use futures::future::join_all;
 use prometheus::IntCounter;
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use crate::Deps;
 use crate::cache::disk::DiskCache;
@@ -24,6 +25,10 @@ use crate::metrics::RetrieverMetrics;
 /// How long one store may take to say that it is there, and how long that is believed.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 const CHECKED_FOR: Duration = Duration::from_secs(1);
+/// Tails and blocks read at the same time, of up to 64 KiB mostly, shared by all stores.
+const READS_AT_ONCE: usize = 64;
+/// Listings made at the same time, in pages of some 300 KB, shared by all stores.
+const LISTS_AT_ONCE: usize = 32;
 
 /// One store of a zone.
 #[derive(Debug)]
@@ -36,8 +41,27 @@ pub(crate) struct Replica {
     pub(crate) source: Source,
     /// Whether it is worth asking.
     pub(crate) guard: Arc<Guard>,
+    /// What may be read of it at the same time for the caches.
+    pub(crate) turns: Turns,
     /// Answers it gave in place of the zone's own store.
     pub(crate) stood_in: IntCounter,
+}
+
+/// How many reads for the caches may be under way at one store: each takes memory that is not the caches'. Every store has
+/// turns of its own, so that one that hangs holds up no other.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    /// Tails and blocks.
+    pub(crate) reads: Semaphore,
+    /// Pages of listings.
+    pub(crate) lists: Semaphore,
+}
+
+impl Turns {
+    fn of(stores: usize) -> Self {
+        let share = |all: usize, least: usize| Semaphore::new((all / stores.max(1)).max(least));
+        Self { reads: share(READS_AT_ONCE, 8), lists: share(LISTS_AT_ONCE, 4) }
+    }
 }
 
 /// All zones.
@@ -66,6 +90,7 @@ impl Places {
         let (zones, dice) = (deps.zones.clone(), &deps.dice);
         let read = metrics.clone();
         let on_read: OnRead = Arc::new(move |kind| read.shard_read(kind));
+        let count = zones.all().iter().map(|zone| 1 + zone.replicas.len()).sum();
         let mut ids = 0..;
         let mut replica = |zone: &str, name: &str, store: &SharedStore| {
             let guarded =
@@ -82,6 +107,7 @@ impl Places {
                 zone: zone.to_owned(),
                 source,
                 guard,
+                turns: Turns::of(count),
                 stood_in: metrics.stood_in(zone, name),
             })
         };

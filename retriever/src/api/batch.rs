@@ -15,11 +15,12 @@ use utoipa::openapi::{Content, RefOr, ResponseBuilder};
 
 use super::Api;
 use crate::batch::{Asked, Batch, Form, Turn, Unreadable, read_list};
+use crate::negotiate::weight;
 
 /// How many bytes of a list there may be for each file, on average.
 const BYTES_A_FILE: usize = 1024;
 /// How long a client may take to send its list.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Seconds after which a client may ask again when there was no turn for it.
 const RETRY_S: u32 = 5;
 /// Work on a longer list than this is done where it holds nobody up.
@@ -150,14 +151,14 @@ fn choose(accept: &str) -> Option<Form> {
     if accept.trim().is_empty() {
         return Some(Form::Tar);
     }
-    let best = FORMS.into_iter().rev().map(|form| (quality(accept, form), form)).max_by_key(|(quality, _)| *quality)?;
-    (best.0 > 0).then_some(best.1)
+    let best = FORMS.into_iter().rev().map(|form| (quality(accept, form), form)).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (best.0 > 0.0).then_some(best.1)
 }
 
-/// Thousandths that the most specific range of `Accept` for a form gives it.
-fn quality(accept: &str, form: Form) -> u16 {
+/// The weight that the most specific range of `Accept` for a form gives it.
+fn quality(accept: &str, form: Form) -> f32 {
     let (kind, _) = form.media_type().split_once('/').expect("a media type");
-    let mut best = (0, 0);
+    let mut best = (0, 0.0);
     for item in accept.split(',') {
         let mut parts = item.split(';').map(str::trim);
         let range = parts.next().unwrap_or_default().to_ascii_lowercase();
@@ -167,10 +168,8 @@ fn quality(accept: &str, form: Form) -> u16 {
             Some(("*", "*")) => 1,
             _ => continue,
         };
-        let q = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-        let q = q.map_or(1.0, |q| q.trim().parse::<f32>().ok().filter(|q| (0.0..=1.0).contains(q)).unwrap_or(0.0));
         if specific > best.0 {
-            best = (specific, (q * 1000.0).round() as u16);
+            best = (specific, weight(parts));
         }
     }
     best.1

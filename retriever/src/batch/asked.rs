@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn the_limit_holds_before_anything_else_is_read() {
-        let ten = vec![r#"{"uid":"a","created_at":"2025-03-10"}"#; 10].join("\n");
+        let ten = [r#"{"uid":"a","created_at":"2025-03-10"}"#; 10].join("\n");
         assert_eq!(read(ten.as_bytes(), 10).expect("ten").len(), 10);
         for text in [
             format!("{ten}\n{{\"uid\":1,\"created_at\":\"2025-03-10\"}}\nnonsense"),

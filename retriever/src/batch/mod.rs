@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of all windows together, as stored.
 const BUDGET: u64 = 32 << 20;
 /// How long a client may take nothing.
-const STALL: Duration = Duration::from_secs(60);
+const STALL: Duration = Duration::from_mins(1);
 /// Pieces made and not yet sent; each has [`emit::PIECE`] bytes or a little more.
 const PIECES_AHEAD: usize = 4;
 

@@ -16,7 +16,6 @@ use des_shared::tombstone::{self, TOMBSTONES_PREFIX, UidHash};
 use moka::future::Cache;
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
-use tokio::sync::Semaphore;
 
 use super::{ENTRY_OVERHEAD, ObjectId};
 use crate::error::Error;
@@ -25,8 +24,6 @@ use crate::places::Replica;
 
 /// Objects of one page of a listing.
 const PAGE: usize = 1000;
-/// Listings made at the same time, in pages of some 300 KB.
-const LISTS_AT_ONCE: usize = 16;
 /// How long it is remembered that a day has more than a page.
 const LARGE_DAY_MS: u64 = 600_000;
 /// Slots whose changes by this process are told apart; beyond, all listings begin anew.
@@ -206,7 +203,6 @@ pub(super) struct Listings<T> {
     pages: Cache<Key, Arc<Page<T>>>,
     turns: AtomicU64,
     changes: RwLock<Changes>,
-    lists: Semaphore,
     clock: Arc<dyn Clock>,
     metrics: RetrieverMetrics,
 }
@@ -220,14 +216,7 @@ impl<T: Listable> Listings<T> {
     pub(super) fn new(bytes: u64, clock: Arc<dyn Clock>, metrics: RetrieverMetrics) -> Self {
         // A new listing is always worth more than the one that was asked for longest ago.
         let pages = Cache::builder().max_capacity(bytes).weigher(weight).eviction_policy(EvictionPolicy::lru()).build();
-        Self {
-            pages,
-            turns: AtomicU64::new(0),
-            changes: RwLock::default(),
-            lists: Semaphore::new(LISTS_AT_ONCE),
-            clock,
-            metrics,
-        }
+        Self { pages, turns: AtomicU64::new(0), changes: RwLock::default(), clock, metrics }
     }
 
     /// A listing that has a slot and is not too old.
@@ -318,7 +307,7 @@ impl<T: Listable> Listings<T> {
     }
 
     async fn load(&self, replica: &Replica, slot: Slot, scope: Scope) -> Result<Arc<Page<T>>, Error> {
-        let _permit = self.lists.acquire().await.expect("never closed");
+        let _permit = replica.turns.lists.acquire().await.expect("never closed");
         let (asked_ms, turn) = (self.clock.now_ms(), self.turn());
         let mut prefix = T::prefix(slot.date);
         if let Scope::Slot(slot) = scope {

@@ -30,9 +30,7 @@ use crate::places::Replica;
 pub(crate) use listings::{Age, Listable, Listed, Page, Tombstone};
 pub(crate) use payloads::{PayloadKey, Payloads};
 
-/// Tails and blocks read at the same time: each takes memory that is not the cache's.
-const READS_AT_ONCE: usize = 64;
-/// The same for all blocks of a shard in one read, which is up to [`MAX_HOT_READ_BYTES`].
+/// Shards of which all blocks are read at the same time, each in one read of up to [`MAX_HOT_READ_BYTES`].
 const HOT_READS_AT_ONCE: usize = 2;
 /// The most bytes of index blocks that are read at once. Of 100,000 files they are 1 to 2.6 MB.
 const MAX_HOT_READ_BYTES: u64 = 8 << 20;
@@ -100,7 +98,6 @@ pub(crate) struct IndexCache {
     entries: Cache<Key, Value>,
     heat: Heat,
     bytes: u64,
-    reads: Semaphore,
     hot_reads: Semaphore,
     metrics: RetrieverMetrics,
 }
@@ -128,7 +125,6 @@ impl IndexCache {
             entries,
             heat: Heat::new(),
             bytes,
-            reads: Semaphore::new(READS_AT_ONCE),
             hot_reads: Semaphore::new(HOT_READS_AT_ONCE),
             metrics,
         }
@@ -167,7 +163,7 @@ impl IndexCache {
             let opened = RemoteShard::open_listed(replica.source.clone(), &listed.meta).await;
             Ok(Value::Shard(Arc::new(opened.map_err(|e| Error::at_zone(&replica.zone, e))?)))
         };
-        match self.get(CacheKind::Directory, key, load).await? {
+        match self.get(CacheKind::Directory, replica, key, load).await? {
             Value::Shard(shard) => Ok(shard),
             Value::Block(_) | Value::Blocks => unreachable!("a shard's key leads to a shard"),
         }
@@ -196,7 +192,7 @@ impl IndexCache {
             }
             Ok(Value::Block(Arc::new(shard.block(number).await.map_err(wrap)?)))
         };
-        match self.get(CacheKind::Block, key, load).await? {
+        match self.get(CacheKind::Block, replica, key, load).await? {
             Value::Block(block) => Ok(block),
             Value::Shard(_) | Value::Blocks => unreachable!("a block's key leads to a block"),
         }
@@ -233,7 +229,7 @@ impl IndexCache {
     }
 
     /// The value of `key`, read with `load` when it is not there.
-    async fn get<F>(&self, kind: CacheKind, key: Key, load: F) -> Result<Value, Error>
+    async fn get<F>(&self, kind: CacheKind, replica: &Replica, key: Key, load: F) -> Result<Value, Error>
     where
         F: Future<Output = Result<Value, Error>>,
     {
@@ -243,7 +239,7 @@ impl IndexCache {
         }
         self.metrics.cache_asked(kind, false);
         let permitted = async {
-            let _permit = self.reads.acquire().await.expect("never closed");
+            let _permit = replica.turns.reads.acquire().await.expect("never closed");
             load.await
         };
         // Boxed: what a miss needs would make the future of every hit larger.

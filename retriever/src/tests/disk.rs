@@ -11,14 +11,14 @@ use crate::DiskConfig;
 
 const UID: &str = "folder/file-00001.json";
 
-fn config(dir: &TempDir) -> Option<DiskConfig> {
-    Some(DiskConfig { dir: dir.path().to_owned(), index_bytes: 32 << 20, payload_bytes: 32 << 20 })
+fn config(dir: &TempDir) -> DiskConfig {
+    DiskConfig { dir: dir.path().to_owned(), index_bytes: 32 << 20, payload_bytes: 32 << 20 }
 }
 
 /// One process: reads files, and says how often the store was asked for bytes.
-async fn process(place: &Place, disk: Option<DiskConfig>, files: &Content, uids: &[&str]) -> usize {
+async fn process(place: &Place, disk: impl Into<Option<DiskConfig>>, files: &Content, uids: &[&str]) -> usize {
     let mut rig = Rig::new(place, 8);
-    rig.config.disk = disk;
+    rig.config.disk = disk.into();
     let server = rig.serve().await;
     for uid in uids {
         let url = server.url(&format!("/files/{uid}?created_at={NOON}"));
@@ -50,7 +50,7 @@ fn damage(folder: &Path) -> usize {
 
 /// Files of one slot, too many for the tail of their shard to hold the index.
 fn large() -> Content {
-    let same_slot = (0..).map(|n| format!("{n:08}-{:016x}", u64::from(n as u32).wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+    let same_slot = (0_u32..).map(|n| format!("{n:08}-{:016x}", u64::from(n).wrapping_mul(0x9E37_79B9_7F4A_7C15)));
     let same_slot = same_slot.filter(|uid| slot(uid, NOON, 8) == slot("a", NOON, 8));
     same_slot.take(9_000).map(|uid| (uid, noise(20))).collect()
 }
@@ -66,7 +66,7 @@ async fn a_restart_finds_index_and_payload() {
     assert_eq!(process(&place, config(&dir), &files, &[UID]).await, 0);
     assert!(process(&place, config(&dir), &large, &some).await > some.len());
     assert_eq!(process(&place, config(&dir), &large, &some).await, 0, "directory, blocks and payloads");
-    assert!(process(&place, None, &files, &[UID]).await > 0, "off");
+    assert!(process(&place, None::<DiskConfig>, &files, &[UID]).await > 0, "off");
     // Another object under the same key is another object.
     let other: Content = files.iter().map(|(uid, raw)| (uid.clone(), [&raw[..], b"!"].concat())).collect();
     place.put(&key(UID, 0), v3(2, &other));
@@ -109,7 +109,7 @@ async fn what_is_damaged_in_the_store_is_not_kept() {
     damaged[8..400].iter_mut().for_each(|byte| *byte ^= 1);
     rewrite(&damaged);
     let mut rig = Rig::new(&place, 8);
-    rig.config.disk = config(&dir);
+    rig.config.disk = Some(config(&dir));
     let server = rig.serve().await;
     let url = server.url(&format!("/files/{UID}?created_at={NOON}"));
     assert_eq!(Client::new().get(&url).send().await.expect("an answer").status(), 502);

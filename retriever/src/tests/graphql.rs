@@ -204,7 +204,7 @@ async fn what_is_no_query_is_a_problem() {
         assert_eq!(answer.headers()["content-type"], expected);
     }
     let answer = client.get(server.url("/graphql")).send().await.expect("an answer");
-    assert_eq!((answer.status().as_u16(), answer.headers()["allow"].as_bytes()), (405, &b"POST"[..]));
+    assert_eq!((answer.status().as_u16(), answer.headers()["allow"].as_bytes()), (405, &b"POST, OPTIONS"[..]));
     server.stop().await;
 }
 

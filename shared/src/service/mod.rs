@@ -143,7 +143,7 @@ pub async fn serve_with_notice(
         closing.begin();
     };
     let router = router.layer(axum::middleware::from_fn_with_state(shutdown.clone(), close_when_stopping));
-    let serving = serve(listener, router, closing.clone(), drain.grace - notice);
+    let serving = serve(listener, router, closing.clone(), drain.grace.saturating_sub(notice));
     let ((), outcome) = tokio::join!(announced, async {
         let outcome = serving.await;
         // A listener that failed ends the service, whoever asked for it.

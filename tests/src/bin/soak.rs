@@ -10,7 +10,7 @@ use des_tests::soak::{Odds, SoakOptions, run};
 fn options() -> Result<SoakOptions, String> {
     let mut options = SoakOptions {
         seed: 1,
-        length: Duration::from_mins(60),
+        length: Duration::from_hours(1),
         files: 4_000,
         clients: 8,
         odds: Odds::default(),

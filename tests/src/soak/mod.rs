@@ -82,6 +82,7 @@ pub struct Report {
 
 impl Report {
     /// The sum of a counter over the series whose labels contain `label`.
+    #[expect(clippy::cast_sign_loss, reason = "counters are not below zero")]
     fn metric(&self, name: &str, label: &str) -> u64 {
         let of = |series: &str| series.split('{').next() == Some(name) && series.contains(label);
         self.metrics.iter().filter(|(series, _)| of(series)).map(|(_, value)| *value).sum::<f64>() as u64

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use des_shared::archive::RemoteShard;
+use des_shared::layout::parse_shard_name;
 use des_shared::shard::Location;
 use des_shared::store::SharedStore;
 use des_shared::store::local::LocalStore;
@@ -87,13 +88,13 @@ impl Corpus {
         let store: SharedStore = Arc::new(LocalStore::open(self.shards("v3"))?);
         let listed = store.list("", None, 1000).await?;
         let mut places = std::collections::HashMap::new();
-        for object in listed.objects.iter().filter(|object| object.key.ends_with(".des")) {
+        for object in listed.objects.iter().filter(|object| parse_shard_name(&object.key).is_some()) {
             let shard = RemoteShard::open(store.clone(), &object.key).await?;
             let entries: Vec<_> = shard.entries().try_collect().await?;
             for entry in entries {
                 if let Location::Inline(inline) = entry.location {
                     let last = inline.offset + inline.stored_len.max(1) - 1;
-                    places.insert(entry.uid.to_string(), (object.key.clone(), inline.offset, last));
+                    places.insert(entry.uid.clone(), (object.key.clone(), inline.offset, last));
                 }
             }
         }

@@ -1,6 +1,8 @@
 //! What is sent, and what came back.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use tokio::process::Command;
@@ -74,8 +76,11 @@ pub(super) async fn measure(args: &Args, running: &Running) -> Result<Rate, Fail
     let script = running.folder.join("wrk.lua");
     std::fs::write(&script, SCRIPT)?;
     let list = running.folder.join("targets");
-    let lines: String = running.targets.iter().map(|t| format!("{t}\n")).collect();
-    std::fs::write(&list, lines)?;
+    let mut lines = BufWriter::new(File::create(&list)?);
+    for target in &running.targets {
+        writeln!(lines, "{target}")?;
+    }
+    lines.flush()?;
     run(args, running, (2, &script, &list)).await?;
     run(args, running, (args.seconds, &script, &list)).await
 }

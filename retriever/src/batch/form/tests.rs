@@ -33,7 +33,7 @@ fn write(form: Form, path: &std::path::Path) {
         archive.passed(&zeros[..now as usize]);
         left -= now;
     }
-    file.seek(SeekFrom::Current(HUGE as i64)).expect("sought");
+    file.seek(SeekFrom::Current(HUGE.cast_signed())).expect("sought");
     out.clear();
     archive.end(&mut out);
     let small: &'static [u8] = b"behind it";

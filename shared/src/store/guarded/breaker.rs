@@ -274,6 +274,7 @@ impl Breaker {
 
 #[cfg(test)]
 mod tests {
+    use super::BreakerState as S;
     use super::*;
 
     /// A breaker, a start, and the states it went through.
@@ -350,8 +351,7 @@ mod tests {
         let probe = breaker.admit(again).expect("one whose caller went away decides nothing");
         breaker.settle(probe, Outcome::Alive, again);
         assert_eq!(breaker.state(), BreakerState::Closed);
-        use BreakerState::{Closed, HalfOpen, Open};
-        let states = [Open, HalfOpen, Open, HalfOpen, Open, HalfOpen, Closed];
+        let states = [S::Open, S::HalfOpen, S::Open, S::HalfOpen, S::Open, S::HalfOpen, S::Closed];
         assert_eq!(*seen.lock().expect("no panic"), states);
     }
 

@@ -91,6 +91,7 @@ impl Latencies {
             self.since = 0;
             let mut sorted: Vec<Duration> = self.recent.iter().copied().collect();
             sorted.sort_unstable();
+            #[expect(clippy::cast_sign_loss, reason = "quantiles are not below zero")]
             let at = |quantile: f64| sorted[((sorted.len() - 1) as f64 * quantile) as usize];
             self.delay = Some(at(1.0 - share * USUAL_USE).min(at(0.9) * 2).max(FLOOR));
         }

@@ -105,7 +105,7 @@ impl Limiter {
 
     /// The limit as it is now, in calls.
     pub(super) fn limit(&self) -> usize {
-        self.lock().limit as usize
+        self.lock().calls()
     }
 
     /// True while the store has asked for fewer calls and has not taken all of them again.
@@ -115,7 +115,7 @@ impl Limiter {
 
     /// Brings the number of permits to the limit, as far as that goes now.
     fn fit(&self, state: &mut State) {
-        let wanted = state.limit as usize;
+        let wanted = state.calls();
         if state.permits < wanted {
             self.places.add_permits(wanted - state.permits);
             state.permits = wanted;
@@ -125,11 +125,19 @@ impl Limiter {
     }
 }
 
+impl State {
+    /// The limit in whole calls.
+    #[expect(clippy::cast_sign_loss, reason = "a limit is at least one call")]
+    fn calls(&self) -> usize {
+        self.limit as usize
+    }
+}
+
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut state = self.limiter.lock();
         let Some(permit) = self.permit.take() else { return };
-        if state.permits > state.limit as usize {
+        if state.permits > state.calls() {
             state.permits -= 1;
             permit.forget();
         }

@@ -365,7 +365,7 @@ impl GuardedStore {
         answer
     }
 
-    fn nature<'a>(operation: Operation, key: &'a str, kind: Option<Kind>, bytes: Option<u64>) -> Nature<'a> {
+    fn nature(operation: Operation, key: &str, kind: Option<Kind>, bytes: Option<u64>) -> Nature<'_> {
         Nature { operation, key, kind, bytes }
     }
 
