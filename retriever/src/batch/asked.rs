@@ -55,6 +55,10 @@ struct Element<'a> {
 /// Reads a list of at most `limit` files.
 pub(crate) fn read(body: &[u8], limit: usize) -> Result<Vec<Asked>, Unreadable> {
     let text = std::str::from_utf8(body).map_err(|e| Unreadable::Wrong(format!("the list is not UTF-8: {e}")))?;
+    let example = "[{\"uid\": \"a.txt\", \"created_at\": \"2025-03-10T12:00:00Z\"}]";
+    if text.trim().is_empty() {
+        return Err(Unreadable::Wrong(format!("the body is empty; expected a list such as {example}")));
+    }
     let mut list = List { limit, asked: Vec::new(), seen: HashSet::new(), too_many: false };
     let outcome = if text.trim_start().starts_with('[') {
         let mut json = serde_json::Deserializer::from_str(text);
@@ -67,7 +71,6 @@ pub(crate) fn read(body: &[u8], limit: usize) -> Result<Vec<Asked>, Unreadable> 
         return Err(Unreadable::TooMany { limit });
     }
     outcome.map_err(|e| {
-        let example = "[{\"uid\": \"a.txt\", \"created_at\": \"2025-03-10T12:00:00Z\"}]";
         Unreadable::Wrong(format!("element {}: {e}; expected a list such as {example}", list.asked.len() + 1))
     })?;
     Ok(list.asked)
@@ -163,7 +166,12 @@ mod tests {
                 assert!(error.contains("element 2") && error.contains(word), "{text}: {error}");
             }
         }
-        assert!(read(b"[] x", 10).is_err() && read(b"{}", 10).is_err() && read(b"\xff", 10).is_err());
+        assert!(
+            read(b" ", 10).is_err()
+                && read(b"[] x", 10).is_err()
+                && read(b"{}", 10).is_err()
+                && read(b"\xff", 10).is_err()
+        );
     }
 
     #[test]

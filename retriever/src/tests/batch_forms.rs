@@ -147,7 +147,7 @@ m = email.message_from_bytes(raw, policy=email.policy.HTTP)
 assert m.is_multipart() and not m.defects, m.defects
 cut = b'\\r\\n--' + m.get_boundary().encode()
 parts = (b'\\r\\n' + raw.split(b'\\r\\n\\r\\n', 1)[1]).split(cut)
-assert parts[0] == b'' and parts[-1].strip() == b'--', (parts[0], parts[-1])
+assert parts[0].strip() == b'' and parts[-1].strip() == b'--', (parts[0], parts[-1])
 for part in parts[1:-1]:
     head, b = part.split(b'\\r\\n\\r\\n', 1)
     p = email.message_from_bytes(head.lstrip() + b'\\r\\n\\r\\n', policy=email.policy.HTTP)

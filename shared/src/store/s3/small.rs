@@ -232,7 +232,7 @@ mod tests {
             (404, "<Error><Code>NoSuchBucket</Code></Error>", StoreErrorKind::NoSuchBucket),
             (404, "", StoreErrorKind::NotFound),
             (416, "", StoreErrorKind::InvalidRange),
-            (503, slow, StoreErrorKind::Unavailable),
+            (503, slow, StoreErrorKind::Throttled),
             (500, "no XML", StoreErrorKind::Unavailable),
         ];
         for (status, body, kind) in table {
