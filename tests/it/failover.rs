@@ -140,6 +140,8 @@ async fn retriever(folder: &Path, zones: String) -> Service {
         ("DES_LISTEN", "127.0.0.1:0".to_owned()),
         ("DES_LOG_FORMAT", "json".to_owned()),
         ("DES_LISTING_TTL_SECONDS", "1".to_owned()),
+        // Every read asks the store.
+        ("DES_PAYLOAD_CACHE_BYTES", "0".to_owned()),
         ("AWS_ACCESS_KEY_ID", access.to_owned()),
         ("AWS_SECRET_ACCESS_KEY", secret.to_owned()),
         ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),

@@ -94,6 +94,9 @@ impl Bench {
     }
 }
 
+/// One that may delete.
+const KEY: &str = "a-key-of-a-test-that-is-long-enough-to-be-one";
+
 async fn retriever(config: &S3Config, clock: &Arc<ManualClock>, setting: (&str, &str)) -> (Running, Shutdown) {
     // Where shards are is told by `zones` below; a folder is named because something must be.
     let pairs = [("DES_BASE_DIR", "/"), ("DES_N_BITS", "4"), ("DES_LISTEN", "127.0.0.1:0"), setting];
@@ -185,10 +188,10 @@ async fn hot_files_cost_nothing_and_deleted_ones_are_gone() {
     assert_eq!(bench.cost(&files[1]).await, Vec::<String>::new());
 
     // Another retriever deletes it: within the time that listings are trusted it is gone here, cached or not.
-    let setting = ("DES_DELETE_API_KEY", "the-key");
+    let setting = ("DES_DELETE_API_KEY", KEY);
     let (other, shutdown) = retriever(&bench.through, &bench.clock, setting).await;
     let url = format!("http://{}/files/{}?created_at={DAY}&deleted_by=ann&reason=asked", other.local_addr(), files[1]);
-    let deleted = bench.client.delete(url).header("x-api-key", "the-key").send().await.expect("an answer");
+    let deleted = bench.client.delete(url).header("x-api-key", KEY).send().await.expect("an answer");
     assert!(deleted.status().is_success(), "{}", deleted.text().await.expect("a body"));
     bench.clock.advance(Duration::from_secs(5));
     assert_eq!(bench.status(&files[1]).await, 410);

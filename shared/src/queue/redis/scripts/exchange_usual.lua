@@ -86,13 +86,14 @@ local function usual()
     r.L, r.C, r.a, r.b, r.c, r.d = r.L - many, done, a, b, c, d
   end
 
+  -- A retry that is due is revived also when nothing is claimed.
+  if #call('ZRANGEBYSCORE', ns .. ':delayed', '-inf', present, 'LIMIT', '0', '1') > 0 then
+    return nil
+  end
   -- The tasks to claim.
   local want = tonumber(ARGV[4]) + freed
   local line, priority = {}, nil
   if want > 0 then
-    if #call('ZRANGEBYSCORE', ns .. ':delayed', '-inf', present, 'LIMIT', '0', '1') > 0 then
-      return nil
-    end
     priority = call('ZRANGE', ns .. ':priorities', '0', '0')[1]
     -- Further behind in the order of service nobody can be served now.
     line = priority and call('ZRANGE', ns .. ':ready:' .. priority, '0', want - 1, 'WITHSCORES') or line
