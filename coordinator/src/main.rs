@@ -7,6 +7,7 @@ use std::sync::Arc;
 use des_coordinator::{Config, Coordinator, Deps, Places, ShardInspector, all_settings};
 use des_shared::clock::{Dice, SystemClock};
 use des_shared::config::{self, LoadError, Values};
+use des_shared::layout::SCRATCH_PREFIX;
 use des_shared::metrics::Metrics;
 use des_shared::queue::SharedQueue;
 use des_shared::queue::redis::RedisQueue;
@@ -21,8 +22,6 @@ use des_shared::telemetry;
 
 /// Exit code for wrong usage or configuration.
 const USAGE: u8 = 2;
-/// Where scratch keys are tried in the state store.
-const SCRATCH: &str = "scratch/";
 
 fn main() -> ExitCode {
     let settings = all_settings();
@@ -93,7 +92,7 @@ async fn run(config: Config, places: Places) -> Result<(), Box<dyn std::error::E
 /// # Errors
 /// Where waiting does not help: a wrong bucket, wrong credentials. A store that is only away now is waited for.
 async fn check_state_store(state: &StateStore) -> Result<(), StoreError> {
-    match state.objects().probe(SCRATCH).await {
+    match state.objects().probe(SCRATCH_PREFIX).await {
         Ok(found) if found.conditional_put => Ok(()),
         Ok(_) => {
             tracing::warn!(

@@ -24,6 +24,9 @@ use crate::ids::{FencingToken, JobId, TaskId};
 use crate::routing::Slot;
 use crate::segment::Segment;
 
+/// Where services try what a store honours; nothing stays there.
+pub const SCRATCH_PREFIX: &str = "scratch/";
+
 /// Ending of every shard object.
 pub const SHARD_SUFFIX: &str = ".des";
 

@@ -5,33 +5,40 @@
 use std::time::Duration;
 
 use des_shared::clock::Dice;
+use des_shared::layout::SCRATCH_PREFIX;
 use des_shared::service::Shutdown;
 use des_shared::store::{Capabilities, SharedStore};
 
-/// Where scratch keys are written and removed again.
-const SCRATCH: &str = "scratch/";
 /// The longest pause before a store that did not answer is asked again.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// Tries every store until it answers, or until the shutdown begins. A worker that cannot write has nothing to claim.
+/// Tries all stores side by side, each until it answers, or until the shutdown begins. A worker that cannot write has
+/// nothing to claim.
 pub(crate) async fn find_out(stores: Vec<(String, SharedStore)>, dice: &Dice, shutdown: &Shutdown) {
-    for (name, store) in stores {
-        let mut pause = Duration::from_millis(200);
-        loop {
-            let answer = tokio::select! {
-                answer = store.probe(SCRATCH) => answer,
-                () = shutdown.wait() => return,
-            };
-            match answer {
-                Ok(found) => break tell(&name, &store.url(), found),
-                Err(e) => tracing::error!("nothing is claimed before {name} can be written: {e}"),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(pause.mul_f64(0.5) + Duration::from_millis(dice.up_to(pause.as_millis() as u64 / 2))) => {}
-                () = shutdown.wait() => return,
-            }
-            pause = (pause * 2).min(MAX_PAUSE);
+    let all = stores.iter().map(|(name, store)| ask(name, store, dice, shutdown));
+    futures::future::join_all(all).await;
+}
+
+async fn ask(name: &str, store: &SharedStore, dice: &Dice, shutdown: &Shutdown) {
+    let mut pause = Duration::from_millis(200);
+    loop {
+        let answer = tokio::select! {
+            biased;
+            () = shutdown.wait() => return,
+            answer = store.probe(SCRATCH_PREFIX) => answer,
+        };
+        match answer {
+            Ok(found) => return tell(name, &store.url(), found),
+            Err(e) => tracing::error!("nothing is claimed before {name} can be written: {e}"),
         }
+        let half = pause / 2;
+        let jitter = Duration::from_millis(dice.up_to(half.as_millis() as u64));
+        tokio::select! {
+            biased;
+            () = shutdown.wait() => return,
+            () = tokio::time::sleep(half + jitter) => {}
+        }
+        pause = (pause * 2).min(MAX_PAUSE);
     }
 }
 

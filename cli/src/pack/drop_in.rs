@@ -99,7 +99,9 @@ async fn pack(args: DropInArgs, screen: Screen) -> Result<Exit, CliError> {
             screen.line(&format!("SHARD: {} files={} size={}", path.display(), shard.files, shard.source_bytes))?;
         }
     }
-    report(&mut outcome.failures, screen)
+    let exit = report(&mut outcome.failures, screen)?;
+    outcome.put_away().await?;
+    Ok(exit)
 }
 
 fn report(failures: &mut FailureList, screen: Screen) -> Result<Exit, CliError> {

@@ -18,8 +18,10 @@ use des_shared::clock::{Clock, SystemClock};
 use des_shared::manifest::SourceBase;
 use des_shared::routing::{DateRule, NBits};
 use des_shared::segment::PackOptions;
+use des_shared::store::local::LocalStore;
 use serde_json::json;
 
+use self::resume::Resume;
 use crate::args::{PackArgs, S3Args};
 use crate::error::{CliError, Exit};
 use crate::failures::FailureList;
@@ -65,11 +67,22 @@ struct Outcome {
     skipped: crate::folder::Skipped,
     failures: FailureList,
     took: Duration,
+    /// What is kept in case the run is interrupted.
+    state: Option<(LocalStore, Resume)>,
 }
 
 impl Outcome {
     fn sum(&self, of: impl Fn(&run::Written) -> u64) -> u64 {
         self.shards.iter().map(of).fold(0, u64::saturating_add)
+    }
+
+    /// The run is over. Called once the result has been said: whoever is killed before goes on here and says it again, and
+    /// nobody who was told nothing packs everything a second time under new names.
+    async fn put_away(self) -> Result<(), CliError> {
+        match self.state {
+            Some((store, resume)) => resume.end(&store, true).await.map(drop),
+            None => Ok(()),
+        }
     }
 }
 
@@ -102,7 +115,9 @@ pub(crate) async fn pack(args: PackArgs, screen: Screen) -> Result<Exit, CliErro
     };
     let mut outcome = run::run(request, args.failures, screen).await?;
     show(&mut outcome, &args.output_dir, screen)?;
-    Ok(if outcome.failures.count() == 0 { Exit::Done } else { Exit::SomeFilesFailed })
+    let exit = if outcome.failures.count() == 0 { Exit::Done } else { Exit::SomeFilesFailed };
+    outcome.put_away().await?;
+    Ok(exit)
 }
 
 fn show(outcome: &mut Outcome, output_dir: &Path, screen: Screen) -> Result<(), CliError> {

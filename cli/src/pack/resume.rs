@@ -219,18 +219,18 @@ impl Resume {
         if kept {
             return Ok(true);
         }
-        fs::remove_dir_all(&self.dir).map_err(|e| self.failed(&e))?;
-        let Self { base, shared, before, began_ms, .. } = self;
         // Alone in the folder: nobody else's file is taken for a leftover, and the lock's own file can go.
-        if shared.try_lock().is_ok() {
-            if before.sequence.is_some() {
-                store.remove_stale(began_ms).await?;
-            }
-            // Other runs that wait to be continued keep the folder.
-            if fs::read_dir(&base).is_ok_and(|entries| entries.count() == 1) {
-                let gone = fs::remove_file(base.join("lock")).and_then(|()| fs::remove_dir(&base));
-                gone.map_err(|e| CliError::path("remove", &base, &e))?;
-            }
+        let alone = self.shared.try_lock().is_ok();
+        // Before the state, which alone tells the next run that there may be leftovers.
+        if alone && self.before.sequence.is_some() {
+            store.remove_stale(self.began_ms).await?;
+        }
+        fs::remove_dir_all(&self.dir).map_err(|e| self.failed(&e))?;
+        // Other runs that wait to be continued keep the folder.
+        let base = &self.base;
+        if alone && fs::read_dir(base).is_ok_and(|entries| entries.count() == 1) {
+            let gone = fs::remove_file(base.join("lock")).and_then(|()| fs::remove_dir(base));
+            gone.map_err(|e| CliError::path("remove", base, &e))?;
         }
         Ok(false)
     }

@@ -108,17 +108,19 @@ pub(super) async fn run(request: Request, save_failures: Option<PathBuf>, screen
     };
     let Run { resume: shared, numbers, failures, .. } = run;
     drop((shared, numbers));
-    let state = resume.and_then(Arc::into_inner);
-    let kept = match state {
-        Some(state) => state.end(&store, shards.is_ok()).await?,
-        None => false,
-    };
+    let state = resume.and_then(Arc::into_inner).map(|resume| (store, resume));
     let shards = match shards {
-        Err(CliError::Interrupted) if kept => return Err(CliError::InterruptedKept),
-        shards => shards?,
+        Ok(shards) => shards,
+        Err(error) => {
+            let kept = match state {
+                Some((store, resume)) => resume.end(&store, false).await?,
+                None => false,
+            };
+            return Err(if kept && matches!(error, CliError::Interrupted) { CliError::InterruptedKept } else { error });
+        }
     };
     let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok(Outcome { shards, accepted: planned.0 + before, skipped, failures, took })
+    Ok(Outcome { shards, accepted: planned.0 + before, skipped, failures, took, state })
 }
 
 /// The state of the run, from an earlier process or new.

@@ -163,6 +163,11 @@ fn killed_again_and_again(way: Way) {
     eprintln!("{way:?}: {kills} kills, uninterrupted {took:?}");
 }
 
+/// What a run that nobody interrupts would say of another folder.
+fn usual(whole: &Path, out: &Path, first: &Output) -> String {
+    String::from_utf8_lossy(&first.stdout).replace(text(whole), text(out))
+}
+
 /// One output folder: killed at random moments until a run comes through. Returns how often it was killed.
 #[expect(clippy::disallowed_methods, reason = "the moment of the kill is the point")]
 fn killed_until_it_ends(
@@ -188,9 +193,10 @@ fn killed_until_it_ends(
             break ended;
         }
         kills += 1;
-        if objects(&out) == expected && state(&out).is_none() {
-            // It had finished and put away what it kept; the kill only came before its exit. With bare names another run
-            // is new work, under new numbers.
+        if way == Way::Bare && objects(&out) == expected && state(&out).is_none() {
+            // It had put away what it kept, and the kill only came before its exit. Another run is new work then, under new
+            // numbers, so it must have said before that this one was done.
+            assert_eq!(String::from_utf8_lossy(&ended.stdout), usual(whole, &out, first));
             return kills;
         }
         check_visible(&out, &expected);
@@ -212,8 +218,7 @@ fn killed_until_it_ends(
             assert_eq!(counted["written"].as_u64().unwrap() + counted["already_there"].as_u64().unwrap(), 3);
         }
         Way::Bare | Way::People => {
-            let usual = String::from_utf8_lossy(&first.stdout).replace(text(whole), text(&out));
-            assert_eq!(shown, usual, "scripts read the same lines");
+            assert_eq!(shown, usual(whole, &out, first), "scripts read the same lines");
         }
     }
     kills

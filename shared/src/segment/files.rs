@@ -172,7 +172,8 @@ impl FileList {
     }
 
     /// Memory held, in bytes.
-    pub fn heap_bytes(&self) -> usize {
+    #[cfg(test)]
+    fn heap_bytes(&self) -> usize {
         let blocks = self.full.iter().chain([&self.last]);
         let inside: usize = blocks.map(|block| block.bytes.capacity() + 4 * block.starts.capacity()).sum();
         inside + self.full.capacity() * size_of::<Block>()
