@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use des_shared::config::{Listen, Values, settings};
+use des_shared::config::{Listen, Setting, Values, settings};
 
 use super::keys::S3Keys;
 
@@ -36,10 +36,11 @@ impl S3FaceConfig {
             let wrong = |_| format!("{text:?} is not an address such as 127.0.0.1:8001 or [::]:8001");
             text.parse::<SocketAddr>().map_err(wrong)
         })?;
-        let given = |setting| values.text(setting).is_some();
+        let given = |setting: &Setting| values.text(setting).is_some();
         let keyed = given(&settings::S3_FACE_KEYS) || given(&settings::S3_FACE_KEYS_FILE);
+        let closed = [settings::KEYS_FILE, settings::URL_SIGNING_KEYS].iter().any(given);
         let anonymous = values.flag(&settings::ALLOW_ANONYMOUS)?;
-        let guarded = !address.ip().is_loopback() || listen.is_some_and(|listen| listen.auth.required());
+        let guarded = !address.ip().is_loopback() || closed || listen.is_some_and(|listen| listen.auth.required());
         if guarded && !keyed && !anonymous {
             values.problem(format!(
                 "DES_S3_FACE_LISTEN (--s3-face-listen): {address} is not loopback, or the HTTP interface wants keys, so set \
@@ -82,6 +83,10 @@ mod tests {
         // What the HTTP interface asks a key for is not to be had without one next door.
         let text = read(&[LISTEN, ("DES_API_KEYS", "correct-horse")]).expect_err("a back door").to_string();
         assert!(text.contains("DES_S3_FACE_KEYS"), "{text}");
+        for closing in [("DES_KEYS_FILE", "/keys"), ("DES_URL_SIGNING_KEYS", "a:secret")] {
+            let text = read(&[LISTEN, closing]).expect_err("a back door").to_string();
+            assert!(text.contains("DES_S3_FACE_KEYS"), "{text}");
+        }
     }
 
     #[test]
