@@ -210,13 +210,15 @@ async fn a_worker_whose_lease_was_given_away_stops_and_touches_nothing_more() {
     world.submit(std::slice::from_ref(&segment)).await;
     let gate = Gate::new(world.sources());
     gate.trick("b", Trick::Wait);
-    // A short lease by the worker's own clock makes its heartbeats frequent; the queue's clock is the test's.
-    let slow = world.worker_with(None, gate.clone(), 1, Duration::from_secs(3)).await;
-    gate.somebody_waits().await;
-    world.expire_leases().await;
     let script = Script::new(world.queue.clone());
     let shared: SharedQueue = script.clone();
-    let quick = world.worker(Some(shared), world.sources()).await;
+    // A short lease by the worker's own clock makes its heartbeats frequent; the queue's clock is the test's.
+    let slow = world.worker_with(Some(shared), gate.clone(), 1, Duration::from_secs(3)).await;
+    gate.somebody_waits().await;
+    // The task must go to the second worker: the first may see its loss, and ask again, before the second has started.
+    script.gives_nothing_out.store(true, Ordering::SeqCst);
+    world.expire_leases().await;
+    let quick = world.worker(None, world.sources()).await;
     world.until("the second worker commits", |c| c.committed == 1).await;
     eventually("the first worker sees it", || async {
         (slow.metric("des_worker_leases_lost_total") > 0.5).then_some(())

@@ -26,6 +26,8 @@ pub(crate) struct Script {
     pub(crate) bare_commits: AtomicU64,
     /// No task can be handed back.
     pub(crate) takes_nothing_back: AtomicBool,
+    /// No task is given out, as if other workers always asked first.
+    pub(crate) gives_nothing_out: AtomicBool,
     /// After this many checkpoints every further one waits for ever, as if the process had been killed there.
     pub(crate) freeze_after: AtomicU64,
     pub(crate) checkpoints: watch::Sender<u64>,
@@ -49,6 +51,7 @@ impl Script {
             exchanges: AtomicU64::new(0),
             bare_commits: AtomicU64::new(0),
             takes_nothing_back: AtomicBool::new(false),
+            gives_nothing_out: AtomicBool::new(false),
             refused: watch::Sender::new(0),
             freeze_after: AtomicU64::new(u64::MAX),
             checkpoints: watch::Sender::new(0),
@@ -71,6 +74,11 @@ impl Script {
 
     fn check(&self) -> Result<(), QueueError> {
         if self.away.load(Ordering::SeqCst) { Err(QueueError::Unavailable("cut off".to_owned())) } else { Ok(()) }
+    }
+
+    /// How many tasks a worker may have that asks for this many.
+    fn given_out(&self, asked: usize) -> usize {
+        if self.gives_nothing_out.load(Ordering::SeqCst) { 0 } else { asked }
     }
 
     /// Returns after the n-th checkpoint was recorded.
@@ -130,7 +138,7 @@ impl Queue for Script {
 
     async fn claim(&self, worker: &WorkerInfo, max: usize) -> Result<Vec<Lease>, QueueError> {
         self.check()?;
-        self.inner.claim(worker, max).await
+        self.inner.claim(worker, self.given_out(max)).await
     }
 
     async fn drop_checkpoint(&self, task: TaskId, token: FencingToken) -> Result<(), QueueError> {
@@ -154,7 +162,7 @@ impl Queue for Script {
     ) -> Result<Exchanged, QueueError> {
         self.check()?;
         self.exchanges.fetch_add(1, Ordering::SeqCst);
-        let exchanged = self.inner.exchange(worker, finished, free).await;
+        let exchanged = self.inner.exchange(worker, finished, self.given_out(free)).await;
         if exchanged.is_ok() && !finished.is_empty() {
             self.committed().await;
         }
