@@ -1,6 +1,7 @@
--- ARGV: worker, its info, lease in ms, most tasks beside those committed, most due retries to revive first, then what is
--- finished, by job: job, how many tasks, the four sums of their totals, and number, token and totals 'a,b,c,d' of each, in the
--- order of their numbers. Answers the leases, and { place, refusal, reason } of each finished task that was refused.
+-- ARGV: worker, its info, lease in ms, most tasks beside those committed, most due retries to revive first, then what
+-- is finished, by job: job, how many tasks, the four sums of their totals, and number, token and totals 'a,b,c,d' of
+-- each, in the order of their numbers. Answers the leases, and { place, refusal, reason } of each finished task that
+-- was refused.
 local worker, lease, free = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 local refused = {}
 local place, i = 0, 6

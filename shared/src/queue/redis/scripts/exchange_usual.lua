@@ -1,8 +1,8 @@
--- The usual exchange, in front of the general one: every finished task is the worker's own, without a checkpoint; no retry is
--- due; no worker has vanished; the jobs have further tasks behind those that are claimed, no cap and no audit under way. It is most of what a busy
--- queue does. Everything is read first; whatever is not as usual, or cannot be read, is left to the general script before
--- anything was written. Then each key is written once for all tasks together: a call of a command takes longer than
--- what it does for one more task.
+-- The usual exchange, in front of the general one: every finished task is the worker's own, without a checkpoint;
+-- no retry is due; no worker has vanished; the jobs have further tasks behind those that are claimed, no cap and no
+-- audit under way. It is most of what a busy queue does. Everything is read first; whatever is not as usual, or cannot
+-- be read, is left to the general script before anything was written. Then each key is written once for all tasks
+-- together: a call of a command takes longer than what it does for one more task.
 local function usual()
   local call, ns, worker = redis.call, KEYS[1], ARGV[1]
   local format, match, sub, max = string.format, string.match, string.sub, math.max
@@ -24,7 +24,8 @@ local function usual()
       'files_packed', 'files_failed', 'source_bytes', 'stored_bytes')
     local hold, weight, start = v[5] or '', tonumber(v[2]), tonumber(v[3])
     local P, L, W = tonumber(v[7] or '0'), tonumber(v[8] or '0'), tonumber(v[9] or '0')
-    if not (v[1] and (hold == '' or hold == 'P') and (v[4] or '0') == '0' and not v[6] and weight and start and P and L and W)
+    if not (v[1] and (hold == '' or hold == 'P') and (v[4] or '0') == '0' and not v[6])
+      or not (weight and start and P and L and W)
       or not (weight >= 1 and start >= 0 and start < 1e300 and P >= 0 and L >= 0 and W >= 0 and W < EXACT)
     then
       return nil

@@ -76,7 +76,8 @@ if call('ZCARD', ns .. ':leases') <= tonumber(ARGV[3]) then
   end
   for worker, missing in pairs(held) do
     if missing ~= 0 then
-      violated('worker ' .. worker .. ': the leases it is said to hold and the tasks that name it differ by ' .. int(missing))
+      violated('worker ' .. worker .. ': the leases it is said to hold and the tasks that name it differ by '
+        .. int(missing))
       if fix then
         count_held(worker, int(missing))
       end
