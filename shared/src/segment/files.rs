@@ -57,6 +57,19 @@ impl Joined<'_> {
         self.shared.bytes().chain(self.own.bytes())
     }
 
+    /// Appends the text to another.
+    pub fn push_to(&self, text: &mut String) {
+        text.push_str(self.shared);
+        text.push_str(self.own);
+    }
+
+    /// Whether the text begins with another.
+    pub fn starts_with(&self, head: &str) -> bool {
+        let (shared, own) = (self.shared.as_bytes(), self.own.as_bytes());
+        let (first, rest) = head.as_bytes().split_at(head.len().min(shared.len()));
+        shared.starts_with(first) && own.starts_with(rest)
+    }
+
     /// Compares the bytes with those of a text.
     pub fn cmp_str(&self, other: &str) -> Ordering {
         self.cmp(&Joined { shared: "", own: other })

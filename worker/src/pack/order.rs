@@ -3,7 +3,7 @@
 use des_shared::segment::{FileView, Segment, ShardFormat};
 
 /// A batch of small files is at most this many bytes by the manifest.
-const BATCH_BYTES: u64 = 1 << 20;
+pub(crate) const BATCH_BYTES: u64 = 1 << 20;
 /// A batch has at most this many files.
 const BATCH_FILES: usize = 128;
 
