@@ -57,6 +57,11 @@ impl Joined<'_> {
         self.shared.bytes().chain(self.own.bytes())
     }
 
+    /// The text's pieces, in order.
+    pub fn pieces(&self) -> [&str; 2] {
+        [self.shared, self.own]
+    }
+
     /// Appends the text to another.
     pub fn push_to(&self, text: &mut String) {
         text.push_str(self.shared);
