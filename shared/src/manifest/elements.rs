@@ -171,6 +171,17 @@ impl<R: Read> Elements<R> {
             if self.current.len() == MAX_ELEMENT_BYTES {
                 return Err(too_long(start));
             }
+            if in_string && !escaped {
+                // Most of a manifest is this, and none of it decides anything.
+                let chunk = self.input.chunk();
+                let plain = chunk.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
+                let plain = plain.unwrap_or(chunk.len()).min(MAX_ELEMENT_BYTES - self.current.len());
+                if plain > 0 {
+                    self.current.extend_from_slice(&chunk[..plain]);
+                    self.input.bump_within_line(plain);
+                    continue;
+                }
+            }
             if in_string {
                 match byte {
                     // The usual cause is a missing quote, and this is where to look for it.

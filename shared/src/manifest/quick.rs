@@ -86,3 +86,41 @@ impl<'a> Scan<'a> {
         whole.then(|| Value::Number(&self.text[start..self.at]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_form_goes_the_quick_way_and_nothing_else() {
+        let line =
+            r#"{"uid": "a/ü", "created_at":"2025-03-10T12:00:00Z","size_bytes":12,"source_path":"/x y","more":0}"#;
+        let entry = parse(line).expect("a usual line");
+        assert_eq!((entry.uid.as_str(), entry.size_bytes, entry.source_path.as_str()), ("a/ü", 12, "/x y"));
+        let number = line.replace("\"a/ü\"", "18446744073709551616");
+        assert_eq!(parse(&number).expect("a number").uid.as_str(), "18446744073709551616");
+        assert!(parse(&format!(" {line}\r")).is_some());
+        for (from, to) in [
+            ("12,", "012,"),
+            ("12,", "-12,"),
+            ("12,", "12.0,"),
+            ("12,", "1e2,"),
+            ("12,", "\"12\","),
+            ("12,", ""),
+            ("a/ü", "a\\u0041"),
+            ("a/ü", "a\tb"),
+            ("a/ü", ""),
+            ("/x y", ""),
+            ("2025", "x025"),
+            ("more", "uid"),
+            (":0}", ":0,}"),
+            (":0}", ":null}"),
+            (":0}", ":0}}"),
+            (":0}", ":0"),
+            ("{", "["),
+        ] {
+            let other = line.replacen(from, to, 1);
+            assert!(parse(&other).is_none(), "{other}");
+        }
+    }
+}

@@ -203,7 +203,7 @@ impl<'a> Assembler<'a> {
             return Ok(());
         };
         self.uid.clear();
-        self.job.segment.files.at(file).uid.push_to(&mut self.uid);
+        self.job.segment.files.uid(file).push_to(&mut self.uid);
         let (size, added) = match ready {
             Ready::Inline { info, .. } => {
                 let (bytes, rest) = stored.split_at(info.stored_len as usize);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use des_shared::offload::offload;
-use des_shared::segment::{FileView, PackOptions, Segment};
+use des_shared::segment::{PackOptions, Segment};
 use des_shared::shard::{Encoder, PackDictionary};
 use tokio::task::JoinError;
 use tokio::time::Instant;
@@ -87,10 +87,10 @@ impl Encoders {
         self.cook(small, move |encoders, small, cancelled| {
             let mut from = local.reader();
             let mut source = String::new();
-            let raw = encoders.gather(small, cancelled, |file, out| {
+            let raw = encoders.gather(small, cancelled, |at, out| {
                 source.clear();
-                file.source.push_to(&mut source);
-                from.read(&source, file.size_bytes, out)
+                small.segment.files.source(at).push_to(&mut source);
+                from.read(&source, small.segment.files.size_bytes(at), out)
             });
             drop(reader);
             raw
@@ -142,7 +142,7 @@ impl Encoders {
         &self,
         small: &Small,
         unwanted: &CancellationToken,
-        mut fetch: impl FnMut(&FileView<'_>, &mut Vec<u8>) -> Result<(), SourceError>,
+        mut fetch: impl FnMut(u32, &mut Vec<u8>) -> Result<(), SourceError>,
     ) -> Result<Raw, PackError> {
         let room = small.bytes.saturating_add(1) as usize;
         let bytes = self.budget.batches().take(room);
@@ -153,7 +153,7 @@ impl Encoders {
                 return Err(PackError::Draining);
             }
             let start = bytes.len();
-            files.push(match fetch(&small.segment.files.at(at), &mut bytes) {
+            files.push(match fetch(at, &mut bytes) {
                 Ok(()) => Ok((at, bytes.len() - start)),
                 Err(error) => Err(failed(at, error)?),
             });
@@ -178,7 +178,7 @@ impl Encoders {
                 }
             };
             uid.clear();
-            small.segment.files.at(file).uid.push_to(&mut uid);
+            small.segment.files.uid(file).push_to(&mut uid);
             let encoded = encoder.encode_unless(&uid, &bytes[from..from + len], &|| unwanted.is_cancelled())?;
             let Some(encoded) = encoded else { return Err(PackError::Draining) };
             let info = encoded.info;

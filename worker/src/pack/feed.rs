@@ -143,7 +143,7 @@ impl Kitchen {
 
     async fn small(&self, positions: Vec<u32>, bytes: u64) -> Result<Cooked, PackError> {
         let files = &self.segment.files;
-        let remote = positions.iter().any(|at| files.at(*at).source.starts_with(BUCKET_SCHEME));
+        let remote = positions.iter().any(|at| files.source(*at).starts_with(BUCKET_SCHEME));
         let small = Small { segment: Arc::clone(&self.segment), positions, bytes };
         if !remote && let Some(local) = self.sources.local() {
             return self.encoders.read_and_encode(small, local).await;
