@@ -2,11 +2,11 @@
 //!
 //! The uid is the path relative to the folder, joined with `/`; `created_at` is the time of the last change in UTC. Names
 //! of one directory are sorted, so that the same folder is the same plan on every machine; memory is bounded by the
-//! directories on the way to the current file. Symbolic links are not followed and what is no file is left out; both are
+//! directories on the way to the current file, and one of them is open at a time. Symbolic links are not followed and what is no file is left out; both are
 //! counted. What has no UTF-8 name or cannot be read is a failure of that file, never of the walk.
 
 use std::ffi::OsString;
-use std::fs::{self, Metadata};
+use std::fs::{self, DirEntry, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,20 @@ pub(crate) struct Leave {
 struct Level {
     /// Path relative to the root; empty for the root itself.
     path: PathBuf,
-    names: vec::IntoIter<OsString>,
+    items: vec::IntoIter<Item>,
+}
+
+/// A name of a directory and what stands there.
+struct Item {
+    name: OsString,
+    what: io::Result<What>,
+}
+
+enum What {
+    Folder,
+    File(Metadata),
+    Link,
+    Special,
 }
 
 /// An iterator over the files of a folder.
@@ -70,8 +83,8 @@ impl FolderWalk {
     /// When it is not a readable folder.
     pub(crate) fn open(folder: &Path, leave: Leave) -> Result<Self, CliError> {
         let root = fs::canonicalize(folder).map_err(|e| CliError::path("open the folder", folder, &e))?;
-        let names = sorted_names(&root).map_err(|e| CliError::path("read the folder", folder, &e))?;
-        let top = Level { path: PathBuf::new(), names };
+        let items = sorted_items(&root).map_err(|e| CliError::path("read the folder", folder, &e))?;
+        let top = Level { path: PathBuf::new(), items };
         Ok(Self { root, leave, levels: vec![top], skipped: Skipped::default() })
     }
 
@@ -80,23 +93,20 @@ impl FolderWalk {
         self.skipped
     }
 
-    fn visit(&mut self, path: PathBuf) -> Option<Found> {
+    fn visit(&mut self, path: PathBuf, what: io::Result<What>) -> Option<Found> {
         let full = self.root.join(&path);
-        let meta = match fs::symlink_metadata(&full) {
-            Ok(meta) => meta,
-            Err(e) => return Some(failed(&path, &full, FailureReason::Unreadable, e.to_string())),
-        };
-        let kind = meta.file_type();
-        if kind.is_symlink() {
-            self.skipped.links += 1;
-            None
-        } else if kind.is_dir() {
-            self.enter(path, &full)
-        } else if kind.is_file() {
-            Some(file(&path, &full, &meta))
-        } else {
-            self.skipped.special += 1;
-            None
+        match what {
+            Err(e) => Some(failed(&path, &full, FailureReason::Unreadable, e.to_string())),
+            Ok(What::Folder) => self.enter(path, &full),
+            Ok(What::File(meta)) => Some(file(&path, &full, &meta)),
+            Ok(What::Link) => {
+                self.skipped.links += 1;
+                None
+            }
+            Ok(What::Special) => {
+                self.skipped.special += 1;
+                None
+            }
         }
     }
 
@@ -105,9 +115,9 @@ impl FolderWalk {
         if self.leave.names.iter().any(is_left_out) || self.leave.folder.as_deref() == Some(full) {
             return None;
         }
-        match sorted_names(full) {
-            Ok(names) => {
-                self.levels.push(Level { path, names });
+        match sorted_items(full) {
+            Ok(items) => {
+                self.levels.push(Level { path, items });
                 None
             }
             Err(e) => Some(failed(&path, full, FailureReason::Unreadable, format!("the folder cannot be read: {e}"))),
@@ -121,23 +131,38 @@ impl Iterator for FolderWalk {
     fn next(&mut self) -> Option<Found> {
         loop {
             let level = self.levels.last_mut()?;
-            let Some(name) = level.names.next() else {
+            let Some(Item { name, what }) = level.items.next() else {
                 self.levels.pop();
                 continue;
             };
             let path = level.path.join(name);
-            if let Some(found) = self.visit(path) {
+            if let Some(found) = self.visit(path, what) {
                 return Some(found);
             }
         }
     }
 }
 
-fn sorted_names(folder: &Path) -> io::Result<vec::IntoIter<OsString>> {
-    let mut names =
-        fs::read_dir(folder)?.map(|item| item.map(|item| item.file_name())).collect::<io::Result<Vec<_>>>()?;
-    names.sort_unstable();
-    Ok(names.into_iter())
+/// What a directory holds, in the order of the names. Only files are looked at, relative to the open directory: a path
+/// from the root would be walked again for each.
+fn sorted_items(folder: &Path) -> io::Result<vec::IntoIter<Item>> {
+    let item = |entry: DirEntry| {
+        let what = entry.file_type().and_then(|kind| {
+            Ok(if kind.is_symlink() {
+                What::Link
+            } else if kind.is_dir() {
+                What::Folder
+            } else if kind.is_file() {
+                What::File(entry.metadata()?)
+            } else {
+                What::Special
+            })
+        });
+        Item { name: entry.file_name(), what }
+    };
+    let mut items = fs::read_dir(folder)?.map(|entry| entry.map(item)).collect::<io::Result<Vec<_>>>()?;
+    items.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(items.into_iter())
 }
 
 fn file(path: &Path, full: &Path, meta: &Metadata) -> Found {

@@ -88,6 +88,16 @@ pub(crate) enum Item {
     Failed(Failure),
 }
 
+impl Item {
+    /// About how many bytes of text it holds.
+    pub(crate) fn text_bytes(&self) -> usize {
+        match self {
+            Self::File(_, entry) => entry.uid.as_str().len() + entry.source_path.len(),
+            Self::Failed(failure) => failure.uid.len() + failure.source_path.len() + failure.message.len(),
+        }
+    }
+}
+
 /// The entries of an input. Ends after the first error.
 pub(crate) enum Entries {
     /// From a manifest.

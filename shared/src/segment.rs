@@ -153,27 +153,49 @@ impl Segment {
 
     /// The digest that names the shard: equal for equal work, whoever does it and whenever.
     pub fn digest(&self) -> SegmentDigest {
-        let mut hash = Sha256::new();
         // A version tag, then fields with their lengths, so that no two different segments hash the same text.
-        hash.update(b"des-segment-1\0");
-        let mut field = |bytes: &[u8]| {
-            hash.update((bytes.len() as u64).to_le_bytes());
-            hash.update(bytes);
-        };
-        field(self.slot.to_string().as_bytes());
-        field(&self.number.to_le_bytes());
-        field(self.options.format.to_string().as_bytes());
-        field(self.options.codec.to_string().as_bytes());
-        field(&self.options.level.to_le_bytes());
-        field(&self.options.big_file_threshold_bytes.to_le_bytes());
-        field(self.options.bigfiles_prefix.as_bytes());
-        for file in self.files.iter().map(|file| file.to_file()) {
-            field(file.uid.as_str().as_bytes());
-            field(file.created_at.as_bytes());
-            field(&file.size_bytes.to_le_bytes());
-            field(file.source.as_bytes());
+        let mut hash = Gathered::default();
+        hash.text.extend_from_slice(b"des-segment-1\0");
+        hash.field(&[self.slot.to_string().as_bytes()]);
+        hash.field(&[&self.number.to_le_bytes()]);
+        hash.field(&[self.options.format.to_string().as_bytes()]);
+        hash.field(&[self.options.codec.to_string().as_bytes()]);
+        hash.field(&[&self.options.level.to_le_bytes()]);
+        hash.field(&[&self.options.big_file_threshold_bytes.to_le_bytes()]);
+        hash.field(&[self.options.bigfiles_prefix.as_bytes()]);
+        for file in self.files.iter() {
+            hash.field(&file.uid.pieces().map(str::as_bytes));
+            hash.field(&file.created_at.pieces().map(str::as_bytes));
+            hash.field(&[&file.size_bytes.to_le_bytes()]);
+            hash.field(&file.source.pieces().map(str::as_bytes));
         }
-        SegmentDigest(hash.finalize().into())
+        SegmentDigest(hash.finish())
+    }
+}
+
+/// Small pieces, hashed many at a time: each update of a hash costs more than such a piece.
+#[derive(Default)]
+struct Gathered {
+    hash: Sha256,
+    text: Vec<u8>,
+}
+
+impl Gathered {
+    /// A field of one or more pieces, behind its length.
+    fn field(&mut self, pieces: &[&[u8]]) {
+        const AT_ONCE: usize = 4096;
+        let len: usize = pieces.iter().map(|piece| piece.len()).sum();
+        self.text.extend_from_slice(&(len as u64).to_le_bytes());
+        pieces.iter().for_each(|piece| self.text.extend_from_slice(piece));
+        if self.text.len() >= AT_ONCE {
+            self.hash.update(&self.text);
+            self.text.clear();
+        }
+    }
+
+    fn finish(mut self) -> [u8; 32] {
+        self.hash.update(&self.text);
+        self.hash.finalize().into()
     }
 }
 

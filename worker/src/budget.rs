@@ -1,14 +1,23 @@
-//! What all tasks of a process share: memory for files read ahead, and threads that compress.
+//! What all tasks of a process share: memory for files read ahead, buffers, and threads that read and compress.
 //!
 //! Permits for bytes are taken in packing order before a file is read and given back when its stored bytes are in a
 //! part. The oldest file of a task always has its permit, so a task never waits for itself.
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::buffer::Pool;
+use crate::pack::{BATCH_BYTES, PART_ROOM};
 
 /// Granularity of the byte budget: a semaphore counts to less than 2^29 on the smallest targets.
 const UNIT: u64 = 1024;
+/// Threads that read local files at the same time, for one that compresses: files that are in no cache, or on a share,
+/// are waited for.
+const READERS: usize = 8;
+/// Buffers kept for batches, for one thread that compresses, and for parts.
+const KEPT: usize = 8;
 
 /// Limits shared by all packs of a process. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -16,6 +25,9 @@ pub struct Budget {
     bytes: Arc<Semaphore>,
     units: u32,
     threads: Arc<Semaphore>,
+    readers: Arc<Semaphore>,
+    batches: Pool,
+    parts: Pool,
 }
 
 impl Budget {
@@ -23,10 +35,15 @@ impl Budget {
     /// at the same time.
     pub fn new(read_ahead: u64, threads: usize) -> Self {
         let units = u32::try_from(read_ahead.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, 1 << 28);
+        let threads = threads.max(1);
         Self {
             bytes: Arc::new(Semaphore::new(units as usize)),
             units,
-            threads: Arc::new(Semaphore::new(threads.max(1))),
+            threads: Arc::new(Semaphore::new(threads)),
+            readers: Arc::new(Semaphore::new(READERS * threads)),
+            // One byte more than a batch: the last file's end is looked for.
+            batches: Pool::new(BATCH_BYTES as usize + 1, KEPT * threads),
+            parts: Pool::new(PART_ROOM, KEPT),
         }
     }
 
@@ -34,6 +51,29 @@ impl Budget {
     pub(crate) async fn bytes(&self, bytes: u64) -> OwnedSemaphorePermit {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.units);
         Arc::clone(&self.bytes).acquire_many_owned(units).await.expect("the budget is never closed")
+    }
+
+    /// Waits for a thread that reads local files.
+    pub(crate) async fn reader(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.readers).acquire_owned().await.expect("the budget is never closed")
+    }
+
+    /// Buffers for batches of files.
+    pub(crate) fn batches(&self) -> &Pool {
+        &self.batches
+    }
+
+    /// Buffers for parts.
+    pub(crate) fn parts(&self) -> &Pool {
+        &self.parts
+    }
+
+    /// [`Self::thread`] on a blocking thread.
+    pub(crate) fn thread_here(&self) -> OwnedSemaphorePermit {
+        match Arc::clone(&self.threads).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => Handle::current().block_on(self.thread()),
+        }
     }
 
     /// Waits for a compressing thread.

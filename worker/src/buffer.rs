@@ -6,6 +6,8 @@
 //! costs only the pages that are written.
 
 use std::collections::TryReserveError;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Just above the largest threshold glibc gives itself on 64-bit machines.
 const MAPPED_BYTES: usize = (32 << 20) + (1 << 16);
@@ -21,9 +23,91 @@ pub(crate) fn with_room(len: usize) -> Result<Vec<u8>, TryReserveError> {
     Ok(buffer)
 }
 
+/// Buffers of one size that are used again: a fresh one costs a page fault for every 4 KiB that is written to it. Holds
+/// no more than were in use at the same time, and at most `keep`. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Pool {
+    idle: Arc<Mutex<Vec<Vec<u8>>>>,
+    room: usize,
+    keep: usize,
+}
+
+impl Pool {
+    /// A pool of buffers with room for `room` bytes.
+    pub(crate) fn new(room: usize, keep: usize) -> Self {
+        Self { idle: Arc::default(), room, keep }
+    }
+
+    /// An empty buffer with room for `len` bytes; a larger one than the pool's is not kept afterwards.
+    pub(crate) fn take(&self, len: usize) -> Result<Pooled, TryReserveError> {
+        let idle = if len <= self.room { self.idle().pop() } else { None };
+        let bytes = match idle {
+            Some(buffer) => buffer,
+            None => with_room(len.max(self.room))?,
+        };
+        Ok(Pooled { bytes, home: self.clone(), large: len > self.room })
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A buffer that goes back to its pool when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Pooled {
+    bytes: Vec<u8>,
+    home: Pool,
+    large: bool,
+}
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        let mut idle = self.home.idle();
+        if !self.large && idle.len() < self.home.keep {
+            idle.push(bytes);
+        }
+    }
+}
+
+impl Deref for Pooled {
+    type Target = Vec<u8>;
+    fn deref(&self) -> &Vec<u8> {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Pooled {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+}
+
+impl AsRef<[u8]> for Pooled {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn buffers_come_back_empty_and_no_more_are_kept_than_asked_for() {
+        let pool = Pool::new(100, 1);
+        let (mut one, two) = (pool.take(10).unwrap(), pool.take(100).unwrap());
+        one.extend_from_slice(b"something");
+        let place = one.as_ptr();
+        drop(one);
+        drop(two);
+        drop(pool.take(1000).unwrap());
+        let again = pool.take(50).unwrap();
+        assert_eq!((again.as_ptr(), again.len()), (place, 0));
+        assert_ne!(pool.take(50).unwrap().as_ptr(), place);
+    }
 
     #[test]
     fn large_buffers_are_mapped_and_small_ones_exact() {

@@ -9,7 +9,7 @@ use clap::Parser;
 use des_shared::routing::{DateRule, NBits};
 use des_shared::segment::{CodecChoice, PackOptions, ShardFormat};
 
-use super::{Names, Request, run, side_by_side};
+use super::{Names, Request, SideBySide, run};
 use crate::args::S3Args;
 use crate::error::{CliError, Exit};
 use crate::failures::FailureList;
@@ -85,7 +85,7 @@ async fn pack(args: DropInArgs, screen: Screen) -> Result<Exit, CliError> {
         date_rule: DateRule::Written,
         names: Names::Bare,
         spool_dir: None,
-        side_by_side: side_by_side(None),
+        side_by_side: SideBySide::new(None),
         s3: args.s3,
         refuse_empty: false,
     };

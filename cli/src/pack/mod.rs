@@ -52,7 +52,7 @@ struct Request {
     date_rule: DateRule,
     names: Names,
     spool_dir: Option<PathBuf>,
-    side_by_side: usize,
+    side_by_side: SideBySide,
     s3: S3Args,
     /// Whether nothing at all to pack is an error.
     refuse_empty: bool,
@@ -86,6 +86,33 @@ impl Outcome {
     }
 }
 
+/// Files of a small shard at most, and their bytes: one part, and little to remember.
+const SMALL_FILES: usize = 16_384;
+const SMALL_BYTES: u64 = 4 << 20;
+/// Small shards packed in the place of one.
+const SMALL_FOR_ONE: usize = 8;
+
+/// How many shards are packed at once. While a small one is made durable, which keeps no core busy, others are filled.
+#[derive(Clone, Copy, Debug)]
+struct SideBySide {
+    shards: usize,
+    small: usize,
+}
+
+impl SideBySide {
+    fn new(asked: Option<u16>) -> Self {
+        let shards = side_by_side(asked);
+        // Whoever asks for a number gets it.
+        Self { shards, small: if asked.is_some() { shards } else { shards * SMALL_FOR_ONE } }
+    }
+
+    /// How many places of [`Self::small`] a shard takes.
+    fn places(self, files: usize, bytes: u64) -> u32 {
+        let small = files <= SMALL_FILES && bytes <= SMALL_BYTES;
+        u32::try_from(if small { 1 } else { self.small / self.shards }).unwrap_or(1)
+    }
+}
+
 /// How many shards are worked on at once: as asked, or one a core, at least two, because reading and compressing alternate.
 pub(crate) fn side_by_side(asked: Option<u16>) -> usize {
     match asked {
@@ -109,7 +136,7 @@ pub(crate) async fn pack(args: PackArgs, screen: Screen) -> Result<Exit, CliErro
         date_rule: args.date_rule.into(),
         names: if args.bare_names { Names::Bare } else { Names::Digest },
         spool_dir: args.spool_dir,
-        side_by_side: side_by_side(args.jobs),
+        side_by_side: SideBySide::new(args.jobs),
         s3: args.s3,
         refuse_empty: true,
     };

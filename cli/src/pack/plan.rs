@@ -1,6 +1,8 @@
 //! From an input to the plan of its shards.
 
 use std::collections::BTreeSet;
+use std::sync::mpsc;
+use std::thread;
 
 use des_shared::manifest::{ManifestEntry, ManifestError, SourceUri};
 use des_shared::plan::{PlanConfig, PlannedShards, Planner};
@@ -10,11 +12,16 @@ use super::Request;
 use crate::error::CliError;
 use crate::failures::FailureList;
 use crate::folder::{Leave, Skipped};
-use crate::input::Item;
+use crate::input::{Entries, Item};
 use crate::output::{Measure, Meter};
 
 /// How often the reader of the input reports, in files.
 const REPORT_EVERY: u64 = 512;
+/// Items that the reader of the input hands over together, about as many bytes of text, and such bundles that it is
+/// ahead of the planner.
+const BUNDLE: usize = 256;
+const BUNDLE_BYTES: usize = 256 * 1024;
+const BUNDLES_AHEAD: usize = 4;
 
 /// The plan of a run.
 pub(super) struct Plan {
@@ -41,16 +48,17 @@ pub(super) fn make(request: &Request, mut failures: FailureList, mut meter: Mete
         config.spool_dir.clone_from(dir);
     }
     let leave = Leave { names: &[], folder: std::fs::canonicalize(&request.output_dir).ok() };
-    let mut entries = request.input.entries(request.base.clone(), leave)?;
+    let entries = request.input.entries(request.base.clone(), leave)?;
     let mut planner = Planner::new(config)?;
     let mut buckets = BTreeSet::new();
     let mut measure = Measure::default();
     let mut fingerprint = Fingerprint::new(request);
-    for item in entries.by_ref() {
-        match item? {
+    let mut take = |item: Item| -> Result<(), CliError> {
+        match item {
             Item::Failed(failure) => failures.push(&failure)?,
             Item::File(position, entry) => {
-                if let Ok(uri) = SourceUri::parse(&entry.source_path)
+                if entry.source_path.starts_with("s3://")
+                    && let Ok(uri) = SourceUri::parse(&entry.source_path)
                     && !buckets.contains(uri.bucket())
                 {
                     buckets.insert(uri.bucket().to_owned());
@@ -64,7 +72,9 @@ pub(super) fn make(request: &Request, mut failures: FailureList, mut meter: Mete
                 }
             }
         }
-    }
+        Ok(())
+    };
+    let skipped = read_ahead(entries, &mut take)?;
     if measure.files == 0 && failures.count() == 0 && request.refuse_empty {
         return Err(match request.input {
             crate::input::Input::Folder(ref path) => {
@@ -75,7 +85,32 @@ pub(super) fn make(request: &Request, mut failures: FailureList, mut meter: Mete
     }
     let shards = planner.finish()?;
     meter.finish();
-    Ok(Plan { shards, buckets, failures, skipped: entries.skipped(), fingerprint: fingerprint.finish() })
+    Ok(Plan { shards, buckets, failures, skipped, fingerprint: fingerprint.finish() })
+}
+
+/// Reads the input on a thread of its own while what was read before is planned here. Says what was left out.
+fn read_ahead(mut entries: Entries, take: &mut impl FnMut(Item) -> Result<(), CliError>) -> Result<Skipped, CliError> {
+    thread::scope(|scope| {
+        let (sender, bundles) = mpsc::sync_channel::<Vec<Result<Item, CliError>>>(BUNDLES_AHEAD);
+        let reader = scope.spawn(move || {
+            loop {
+                let (mut bundle, mut bytes) = (Vec::new(), 0);
+                while bundle.len() < BUNDLE && bytes < BUNDLE_BYTES {
+                    let Some(item) = entries.next() else { break };
+                    bytes += item.as_ref().map_or(0, Item::text_bytes);
+                    bundle.push(item);
+                }
+                // Nobody takes it when the planner has failed.
+                if bundle.is_empty() || sender.send(bundle).is_err() {
+                    return entries.skipped();
+                }
+            }
+        });
+        // The receiver is dropped here, before the reader is waited for.
+        let outcome = bundles.into_iter().flatten().try_for_each(|item| take(item?));
+        let skipped = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        outcome.map(|()| skipped)
+    })
 }
 
 /// The identity of a run.

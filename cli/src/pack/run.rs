@@ -17,12 +17,12 @@ use des_shared::store::s3::S3Config;
 use des_worker::pack::PackLimits;
 use des_worker::source::{SourceOpener, Sources};
 use futures::{StreamExt, stream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::numbers::Numbers;
 use super::resume::Resume;
-use super::{Names, Outcome, Request, plan, sequence};
+use super::{Names, Outcome, Request, SideBySide, plan, sequence};
 use crate::error::CliError;
 use crate::failures::FailureList;
 use crate::inspect::s3_defaults;
@@ -190,7 +190,7 @@ impl Run {
 }
 
 /// All shards, a few at a time. After the first failure no further shard is begun, and those under way are finished.
-async fn pack_all(run: &Arc<Run>, shards: PlannedShards, side_by_side: usize) -> Result<Vec<Written>, CliError> {
+async fn pack_all(run: &Arc<Run>, shards: PlannedShards, side_by_side: SideBySide) -> Result<Vec<Written>, CliError> {
     let mut planned = read_ahead(shards);
     let stop = run.stop.clone();
     let shards =
@@ -199,29 +199,33 @@ async fn pack_all(run: &Arc<Run>, shards: PlannedShards, side_by_side: usize) ->
                 if stop.is_cancelled() { std::task::Poll::Ready(None) } else { planned.poll_recv(context) }
             },
         );
+    let places = Arc::new(Semaphore::new(side_by_side.small));
     // Numbers are given in the order of the plan, so they do not depend on which shard is packed first.
     let named = shards.enumerate().then(|(at, planned)| {
-        let run = Arc::clone(run);
+        let (run, places) = (Arc::clone(run), Arc::clone(&places));
         async move {
             let planned = planned?;
+            let needed = side_by_side.places(planned.files.len(), planned.source_bytes);
+            let place = places.acquire_many_owned(needed).await.expect("the places are never closed");
             let number = match &run.numbers {
                 Some(numbers) => numbers.take(&planned.slot).await?,
                 None => planned.number,
             };
-            Ok::<_, CliError>((at, planned, number))
+            Ok::<_, CliError>((at, planned, number, place))
         }
     });
     let packing = named
         .map(|named| {
             let run = Arc::clone(run);
             async move {
-                let (at, planned, number) = named?;
+                let (at, planned, number, place) = named?;
                 let packing = tokio::spawn(async move { run.pack_one(at, planned, number).await });
                 let written = packing.await.map_err(|e| CliError::failed(format!("packing failed: {e}")))??;
+                drop(place);
                 Ok::<_, CliError>((at, written))
             }
         })
-        .buffer_unordered(side_by_side);
+        .buffer_unordered(side_by_side.small);
     let mut packing = pin!(packing);
     let (mut written, mut failed) = (Vec::new(), None);
     while let Some(outcome) = packing.next().await {

@@ -6,7 +6,7 @@ use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor}
 use serde_json::value::RawValue;
 
 use super::elements::Start;
-use super::{ManifestEntry, ManifestError, Place};
+use super::{ManifestEntry, ManifestError, Place, quick};
 use crate::created_at::CreatedAt;
 use crate::ids::Uid;
 
@@ -17,6 +17,9 @@ pub(super) fn parse(bytes: &[u8], start: Start) -> Result<ManifestEntry, Manifes
         let problem = format!("the byte 0x{:02X} is not UTF-8", bytes[error.valid_up_to()]);
         ManifestError::Syntax { place: place_behind(before, start.place), problem }
     })?;
+    if let Some(entry) = quick::parse(text) {
+        return Ok(entry);
+    }
     let raw: RawEntry<'_> = serde_json::from_str(text).map_err(|error| syntax(&error, start))?;
     if let Some(field) = raw.duplicate {
         let problem = "stands twice in one object; expected once".to_owned();

@@ -3,7 +3,7 @@
 //! Only the frame is checked here; whether an element is a right object is for [`super::element`]. Line and column
 //! are counted along, so that every error can name its place.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use super::{MAX_ELEMENT_BYTES, Place, Position, PositionUnit};
 
@@ -114,7 +114,7 @@ impl<R: Read> Elements<R> {
                 break;
             }
             let chunk = self.input.chunk();
-            let taken = chunk.iter().position(|b| *b == b'\n').unwrap_or(chunk.len());
+            let taken = line_len(chunk)?;
             if self.current.len() + taken > MAX_ELEMENT_BYTES {
                 return Err(too_long(place));
             }
@@ -171,6 +171,17 @@ impl<R: Read> Elements<R> {
             if self.current.len() == MAX_ELEMENT_BYTES {
                 return Err(too_long(start));
             }
+            if in_string && !escaped {
+                // Most of a manifest is this, and none of it decides anything.
+                let chunk = self.input.chunk();
+                let plain = chunk.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
+                let plain = plain.unwrap_or(chunk.len()).min(MAX_ELEMENT_BYTES - self.current.len());
+                if plain > 0 {
+                    self.current.extend_from_slice(&chunk[..plain]);
+                    self.input.bump_within_line(plain);
+                    continue;
+                }
+            }
             if in_string {
                 match byte {
                     // The usual cause is a missing quote, and this is where to look for it.
@@ -219,6 +230,13 @@ impl<R: Read> Elements<R> {
     fn syntax(&self, problem: String) -> ElementsError {
         ElementsError::Syntax { place: self.input.place(), problem }
     }
+}
+
+/// Bytes before the first line break; all when there is none.
+fn line_len(chunk: &[u8]) -> io::Result<usize> {
+    // The library's own search, many bytes at a time.
+    let through = { chunk }.skip_until(b'\n')?;
+    Ok(through - usize::from(through > 0 && chunk[through - 1] == b'\n'))
 }
 
 fn too_long(place: Place) -> ElementsError {

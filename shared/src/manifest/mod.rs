@@ -7,6 +7,7 @@
 mod decompress;
 mod element;
 mod elements;
+mod quick;
 mod source;
 
 use std::fmt;
@@ -45,6 +46,9 @@ impl ManifestEntry {
     /// # Errors
     /// [`ManifestError::Field`] when the source cannot be resolved against this base.
     pub fn resolved(mut self, position: Position, base: &SourceBase) -> Result<Self, ManifestError> {
+        if source::is_resolved(&self.source_path) {
+            return Ok(self);
+        }
         match resolve_source(base, &self.source_path) {
             Ok(source) => {
                 self.source_path = source;

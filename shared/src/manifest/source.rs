@@ -122,6 +122,12 @@ impl SourceBase {
     }
 }
 
+/// An absolute path that [`resolve_source`] would leave as it is.
+pub(super) fn is_resolved(path: &str) -> bool {
+    let plain = |segment: &str| !matches!(segment, "" | "." | "..");
+    path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain)) && !path.contains('\0') && !has_scheme(path)
+}
+
 /// The absolute path or `s3://` URI of a manifest's `source_path`. Dots in paths are resolved by their text alone,
 /// so that one file has one spelling in every plan; symbolic links are for the worker, which opens the file.
 ///

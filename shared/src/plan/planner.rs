@@ -139,8 +139,10 @@ fn lay_out(
     while let Some(key) = files.next(&mut record)? {
         let (slot, sequence) = split_file_key(key, config.n_bits);
         if !suspects.is_empty() {
-            let (position, file) = record::decode(&record).ok_or_else(|| grouping.store.damaged())?;
-            suspects.look(sequence, slot.date, position, &file);
+            let view = record::view(&record);
+            let file = view.as_ref().and_then(record::View::to_file).zip(view.as_ref());
+            let (file, view) = file.ok_or_else(|| grouping.store.damaged())?;
+            suspects.look(sequence, slot.date, view.position, &file);
         }
         grouping.add(slot, sequence, &record)?;
         progress.file_grouped();

@@ -20,8 +20,24 @@ pub(super) fn encode(position: Position, entry: &ManifestEntry, out: &mut Vec<u8
     }
 }
 
+/// A record, borrowed.
+pub(super) struct View<'a> {
+    pub(super) position: Position,
+    pub(super) size_bytes: u64,
+    /// Uid, `created_at` and source.
+    pub(super) texts: [&'a str; 3],
+}
+
+impl View<'_> {
+    /// The file with texts of its own; `None` when its uid is none.
+    pub(super) fn to_file(&self) -> Option<SegmentFile> {
+        let [uid, created_at, source] = self.texts.map(str::to_owned);
+        Some(SegmentFile { uid: Uid::new(uid).ok()?, created_at, size_bytes: self.size_bytes, source })
+    }
+}
+
 /// Reads what [`encode`] wrote; `None` for anything else.
-pub(super) fn decode(bytes: &[u8]) -> Option<(Position, SegmentFile)> {
+pub(super) fn view(bytes: &[u8]) -> Option<View<'_>> {
     let mut rest = bytes;
     let unit = match take(&mut rest, 1)? {
         [0] => PositionUnit::Line,
@@ -30,10 +46,8 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(Position, SegmentFile)> {
     };
     let position = Position { unit, number: number(&mut rest)?, byte: number(&mut rest)? };
     let size_bytes = number(&mut rest)?;
-    let uid = Uid::new(text(&mut rest)?).ok()?;
-    let created_at = text(&mut rest)?;
-    let source = text(&mut rest)?;
-    rest.is_empty().then_some((position, SegmentFile { uid, created_at, size_bytes, source }))
+    let texts = [text(&mut rest)?, text(&mut rest)?, text(&mut rest)?];
+    (rest.is_empty() && !texts[0].is_empty()).then_some(View { position, size_bytes, texts })
 }
 
 fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
@@ -46,8 +60,8 @@ fn number(rest: &mut &[u8]) -> Option<u64> {
     take(rest, 8)?.try_into().ok().map(u64::from_le_bytes)
 }
 
-fn text(rest: &mut &[u8]) -> Option<String> {
+fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
     let length: [u8; 4] = take(rest, 4)?.try_into().ok()?;
     let bytes = take(rest, u32::from_le_bytes(length) as usize)?;
-    std::str::from_utf8(bytes).ok().map(str::to_owned)
+    std::str::from_utf8(bytes).ok()
 }

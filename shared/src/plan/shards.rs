@@ -9,7 +9,7 @@ use super::sorter::Sorted;
 use super::spool::{PlanProgress, Spool};
 use super::{MAX_FILES_PER_SHARD, MAX_SEGMENT_NAME_BYTES, PlanConfig, PlanError, PlannedShard};
 use crate::routing::{NBits, ShardDate, Slot};
-use crate::segment::{FileList, SegmentFile};
+use crate::segment::FileList;
 
 /// Small, because groups are read in another order than they lie: with millions of groups of a file or two each,
 /// a buffer of 256 KiB was filled anew for each of them, and 10 million files took 304 s.
@@ -105,8 +105,6 @@ struct OpenGroup {
     group: Group,
     /// The number of its next shard.
     number: u32,
-    /// A file that did not fit the shard before, and the length of its record.
-    waiting: Option<(SegmentFile, usize)>,
 }
 
 /// The shards of a plan, in order. It ends after the first error.
@@ -161,13 +159,13 @@ impl PlannedShards {
         let mut open = match self.open.take() {
             Some(open) => open,
             None => match self.next_group()? {
-                Some(group) => OpenGroup { group, number: 0, waiting: None },
+                Some(group) => OpenGroup { group, number: 0 },
                 None => return Ok(None),
             },
         };
-        let shard = self.cut(&mut open)?;
+        let shard = self.cut(&mut open.group, open.number)?;
         self.progress.files_planned(shard.files.len() as u64);
-        if open.waiting.is_some() {
+        if open.group.files > 0 {
             open.number = open.number.checked_add(1).ok_or(PlanError::TooManyShards(open.group.slot))?;
             self.open = Some(open);
         }
@@ -182,40 +180,27 @@ impl PlannedShards {
     }
 
     /// Takes files from the group until one does not fit.
-    fn cut(&mut self, open: &mut OpenGroup) -> Result<PlannedShard, PlanError> {
-        let mut shard =
-            PlannedShard { slot: open.group.slot, number: open.number, files: FileList::new(), source_bytes: 0 };
+    fn cut(&mut self, group: &mut Group, number: u32) -> Result<PlannedShard, PlanError> {
+        let mut shard = PlannedShard { slot: group.slot, number, files: FileList::new(), source_bytes: 0 };
         let mut name_bytes = 0;
-        loop {
-            let (file, length) = match open.waiting.take() {
-                Some(waiting) => waiting,
-                None => match self.next_file(&mut open.group)? {
-                    Some(next) => next,
-                    None => return Ok(shard),
-                },
-            };
+        while group.files > 0 {
+            let read = self.groups.store.read(group.offset, &mut self.record);
+            read.map_err(|error| self.spool.error("reading", error))?;
+            let length = self.record.len();
+            let file = record::view(&self.record).ok_or_else(|| self.damaged())?;
             // A first file always fits, however large. A sum that does not fit 64 bits is over any limit.
             let sum = shard.source_bytes.checked_add(file.size_bytes).filter(|sum| *sum <= self.caps.source_bytes);
             let room = shard.files.len() < self.caps.files && name_bytes + length <= self.caps.name_bytes;
             if !shard.files.is_empty() && (sum.is_none() || !room) {
-                open.waiting = Some((file, length));
-                return Ok(shard);
+                break;
             }
             shard.source_bytes = sum.unwrap_or(file.size_bytes);
             name_bytes += length;
-            shard.files.push(&file);
+            shard.files.push_texts(file.size_bytes, file.texts);
+            group.files -= 1;
+            group.offset += (size_of::<u32>() + length) as u64;
         }
-    }
-
-    fn next_file(&mut self, group: &mut Group) -> Result<Option<(SegmentFile, usize)>, PlanError> {
-        if group.files == 0 {
-            return Ok(None);
-        }
-        self.groups.store.read(group.offset, &mut self.record).map_err(|error| self.spool.error("reading", error))?;
-        group.files -= 1;
-        group.offset += (size_of::<u32>() + self.record.len()) as u64;
-        let (_, file) = record::decode(&self.record).ok_or_else(|| self.damaged())?;
-        Ok(Some((file, self.record.len())))
+        Ok(shard)
     }
 
     fn damaged(&self) -> PlanError {

@@ -16,6 +16,9 @@ use crate::ids::Uid;
 
 /// Files of a block.
 const BLOCK: usize = 64;
+/// Places of the texts of a file.
+const UID: usize = 0;
+const SOURCE: usize = 2;
 
 /// Files in the order of the plan. Takes about 20 bytes a file plus what it does not share with its neighbours.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -55,6 +58,24 @@ pub struct FileView<'a> {
 impl Joined<'_> {
     fn bytes(&self) -> impl Iterator<Item = u8> {
         self.shared.bytes().chain(self.own.bytes())
+    }
+
+    /// The text's pieces, in order.
+    pub fn pieces(&self) -> [&str; 2] {
+        [self.shared, self.own]
+    }
+
+    /// Appends the text to another.
+    pub fn push_to(&self, text: &mut String) {
+        text.push_str(self.shared);
+        text.push_str(self.own);
+    }
+
+    /// Whether the text begins with another.
+    pub fn starts_with(&self, head: &str) -> bool {
+        let (shared, own) = (self.shared.as_bytes(), self.own.as_bytes());
+        let (first, rest) = head.as_bytes().split_at(head.len().min(shared.len()));
+        shared.starts_with(first) && own.starts_with(rest)
     }
 
     /// Compares the bytes with those of a text.
@@ -134,7 +155,12 @@ impl FileList {
 
     /// Adds a file behind the others.
     pub fn push(&mut self, file: &SegmentFile) {
-        self.last.push(file);
+        self.push_texts(file.size_bytes, [file.uid.as_str(), &file.created_at, &file.source]);
+    }
+
+    /// Adds a file of `size_bytes` behind the others: its uid, which must be one, `created_at` and source.
+    pub(crate) fn push_texts(&mut self, size_bytes: u64, texts: [&str; 3]) {
+        self.last.push(size_bytes, texts);
         if self.last.starts.len() == BLOCK {
             let mut block = std::mem::take(&mut self.last);
             block.bytes.shrink_to_fit();
@@ -159,6 +185,41 @@ impl FileList {
         found.unwrap_or_else(|| panic!("file {position} of a segment with {}", self.len()))
     }
 
+    /// The uid of the file at a position: a part of what [`Self::at`] tells, for less.
+    ///
+    /// # Panics
+    /// Behind the end.
+    pub fn uid(&self, position: u32) -> Joined<'_> {
+        let (block, inside) = self.place(position);
+        block.text(inside, UID)
+    }
+
+    /// The source of the file at a position, likewise.
+    ///
+    /// # Panics
+    /// Behind the end.
+    pub fn source(&self, position: u32) -> Joined<'_> {
+        let (block, inside) = self.place(position);
+        block.text(inside, SOURCE)
+    }
+
+    /// The size in bytes of the file at a position, likewise.
+    ///
+    /// # Panics
+    /// Behind the end.
+    pub fn size_bytes(&self, position: u32) -> u64 {
+        let (block, inside) = self.place(position);
+        take_varint(&mut &block.bytes[block.starts[inside] as usize..])
+    }
+
+    fn place(&self, position: u32) -> (&Block, usize) {
+        let at = position as usize;
+        match self.full.get(at / BLOCK) {
+            Some(block) => (block, at % BLOCK),
+            None => (&self.last, at - self.full.len() * BLOCK),
+        }
+    }
+
     /// All files in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = FileView<'_>> {
         (0..self.len()).map(|at| self.at(at as u32))
@@ -167,7 +228,7 @@ impl FileList {
     /// Positions in the byte order of the uids; of equal ones, as they stand.
     pub fn by_uid(&self) -> Vec<u32> {
         let mut sorted: Vec<u32> = (0..self.len() as u32).collect();
-        sorted.sort_by(|a, b| self.at(*a).uid.cmp(&self.at(*b).uid));
+        sorted.sort_by(|a, b| self.uid(*a).cmp(&self.uid(*b)));
         sorted
     }
 
@@ -181,24 +242,20 @@ impl FileList {
 }
 
 impl Block {
-    fn push(&mut self, file: &SegmentFile) {
+    fn push(&mut self, size_bytes: u64, texts: [&str; 3]) {
         let start = self.bytes.len();
         // Blocks are small: 64 texts of at most a manifest line each.
         self.starts.push(u32::try_from(start).expect("a block stays below 4 GiB"));
-        let head = if start == 0 { None } else { Some(self.view(0)) };
-        let texts = [file.uid.as_str(), &file.created_at, &file.source];
-        let heads = head.map_or([""; 3], |head| [head.uid.own, head.created_at.own, head.source.own]);
-        let shared: Vec<usize> = texts.iter().zip(heads).map(|(text, head)| common(text, head)).collect();
-        let mut added = Vec::with_capacity(64);
-        put_varint(&mut added, file.size_bytes);
-        for (text, shared) in texts.iter().zip(&shared) {
-            put_varint(&mut added, *shared as u64);
-            put_varint(&mut added, (text.len() - shared) as u64);
+        let heads = if start == 0 { [""; 3] } else { self.pieces(0).1.map(|(_, own)| own) };
+        let shared: [usize; 3] = std::array::from_fn(|n| common(texts[n], heads[n]));
+        put_varint(&mut self.bytes, size_bytes);
+        for (text, shared) in texts.iter().zip(shared) {
+            put_varint(&mut self.bytes, shared as u64);
+            put_varint(&mut self.bytes, (text.len() - shared) as u64);
         }
-        for (text, shared) in texts.iter().zip(&shared) {
-            added.extend_from_slice(&text.as_bytes()[*shared..]);
+        for (text, shared) in texts.iter().zip(shared) {
+            self.bytes.extend_from_slice(&text.as_bytes()[shared..]);
         }
-        self.bytes.extend_from_slice(&added);
     }
 
     fn view(&self, at: usize) -> FileView<'_> {
@@ -210,16 +267,38 @@ impl Block {
 
     /// A file's size, and of each text how much is shared and the rest.
     fn pieces(&self, at: usize) -> (u64, [(usize, &str); 3]) {
-        let mut rest = &self.bytes[self.starts[at] as usize..];
-        let size = take_varint(&mut rest);
-        let lengths = [(); 3].map(|()| (take_varint(&mut rest) as usize, take_varint(&mut rest) as usize));
+        let (size, lengths, mut rest) = self.lengths(at);
         let pieces = lengths.map(|(shared, own)| {
             let (text, behind) = rest.split_at(own);
             rest = behind;
-            (shared, std::str::from_utf8(text).expect("texts are cut between characters"))
+            (shared, utf8(text))
         });
         (size, pieces)
     }
+
+    /// A file's size, of each text how much is shared and how long the rest is, and where the rests begin.
+    fn lengths(&self, at: usize) -> (u64, [(usize, usize); 3], &[u8]) {
+        let mut rest = &self.bytes[self.starts[at] as usize..];
+        let size = take_varint(&mut rest);
+        let lengths = [(); 3].map(|()| (take_varint(&mut rest) as usize, take_varint(&mut rest) as usize));
+        (size, lengths, rest)
+    }
+
+    /// One of a file's texts.
+    fn text(&self, at: usize, which: usize) -> Joined<'_> {
+        let own = |at: usize| {
+            let (_, lengths, rest) = self.lengths(at);
+            let start: usize = lengths[..which].iter().map(|(_, own)| own).sum();
+            (lengths[which].0, &rest[start..start + lengths[which].1])
+        };
+        let (shared, text) = own(at);
+        let head = if shared == 0 { &[][..] } else { &own(0).1[..shared] };
+        Joined { shared: utf8(head), own: utf8(text) }
+    }
+}
+
+fn utf8(text: &[u8]) -> &str {
+    std::str::from_utf8(text).expect("texts are cut between characters")
 }
 
 /// Bytes two texts begin with, cut between characters.
@@ -332,6 +411,13 @@ mod tests {
             let mut sorted: Vec<u32> = (0..files.len() as u32).collect();
             sorted.sort_by(|a, b| files[*a as usize].uid.as_str().cmp(files[*b as usize].uid.as_str()));
             prop_assert_eq!(list.by_uid(), sorted);
+            for (at, file) in (0..).zip(&files) {
+                prop_assert_eq!(list.uid(at).to_string(), file.uid.as_str());
+                prop_assert_eq!(list.source(at).to_string(), &file.source);
+                prop_assert_eq!(list.size_bytes(at), file.size_bytes);
+                prop_assert!(list.source(at).starts_with(&file.source) && list.source(at).starts_with(""));
+                prop_assert!(!list.source(at).starts_with(&format!("{}x", file.source)));
+            }
             for (view, file) in list.iter().zip(&files) {
                 prop_assert_eq!(view.uid.cmp_str("aß"), file.uid.as_str().cmp("aß"));
             }

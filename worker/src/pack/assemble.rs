@@ -15,13 +15,15 @@ use super::feed::{Batch, Feed, Kitchen, Ready};
 use super::order::{Order, is_big};
 use super::{FileFailure, PackHooks, PackJob, Packed, PackedObject, PartMark, Progress, Step, WhenTaken};
 use crate::adopt;
-use crate::buffer;
+use crate::buffer::Pooled;
 use crate::error::{Advice, PackError};
 use crate::source::{SourceError, SourceOpener};
 use crate::upload::Upload;
 
 /// Room in a part's buffer behind the point where it is cut, so that a last small file does not move the buffer.
 const SLACK_BYTES: usize = 1 << 20;
+/// Room in the buffer of a usual part.
+pub(crate) const PART_ROOM: usize = super::PART_BYTES + SLACK_BYTES;
 
 /// What a mark needs besides the part's tag.
 #[derive(Debug)]
@@ -41,7 +43,10 @@ pub(crate) struct Assembler<'a> {
     metadata: BTreeMap<String, String>,
     writer: Option<ShardWriter>,
     encoders: Encoders,
-    buffer: Vec<u8>,
+    /// The part being filled; nothing between two parts.
+    buffer: Option<Pooled>,
+    /// The uid being added.
+    uid: String,
     upload: Upload<Pending>,
     next_file: usize,
     progress: Progress,
@@ -82,7 +87,8 @@ impl<'a> Assembler<'a> {
             digest: digest.to_string(),
             upload: Upload::new(job.store.clone(), job.key.clone(), metadata.clone(), job.vitals.clone()),
             metadata,
-            buffer: Vec::new(),
+            buffer: None,
+            uid: String::new(),
             writer: Some(writer),
             encoders,
             next_file: 0,
@@ -94,7 +100,7 @@ impl<'a> Assembler<'a> {
         };
         if marks.is_empty() {
             let header = this.writer().header();
-            this.buffer.extend_from_slice(&header);
+            this.store(&header)?;
             this.fail_duplicates(order);
         } else {
             this.restore(marks)?;
@@ -151,10 +157,11 @@ impl<'a> Assembler<'a> {
         let mut feed = Feed::start(kitchen, self.next_file);
         while let Some(batch) = self.next_batch(&mut feed).await? {
             let mut step = Step { compress_seconds: batch.compress_time.as_secs_f64(), ..Step::default() };
+            let mut stored = batch.bytes.as_ref().map_or(&[][..], |bytes| &bytes[..]);
             for (at, ready) in batch.files.into_iter().enumerate() {
-                self.add(ready, &mut step)?;
+                self.add(ready, &mut stored, &mut step)?;
                 self.next_file = batch.start + at + 1;
-                if self.buffer.len() >= self.job.limits.part_bytes {
+                if self.buffer.as_ref().is_some_and(|part| part.len() >= self.job.limits.part_bytes) {
                     self.cut().await?;
                 }
             }
@@ -186,30 +193,37 @@ impl<'a> Assembler<'a> {
         }
     }
 
-    fn add(&mut self, ready: Ready, step: &mut Step) -> Result<(), PackError> {
-        let segment = Arc::clone(&self.job.segment);
-        let uid = |file: u32| segment.files.at(file).uid.to_string();
-        let (file, size, added) = match ready {
-            Ready::Failed(failure) => {
+    /// Adds a file. `stored` begins with its bytes when it is inline, and with the next file's afterwards.
+    fn add(&mut self, ready: Ready, stored: &mut &[u8], step: &mut Step) -> Result<(), PackError> {
+        let writer = self.writer.as_mut().expect("the writer is there until the shard is finished");
+        let (Ready::Inline { file, .. } | Ready::Big { file, .. }) = ready else {
+            if let Ready::Failed(failure) = ready {
                 self.fail(failure);
-                return Ok(());
             }
-            Ready::Inline { file, stored } => {
-                let added = self.writer().append(&uid(file), &stored.info, None).map(|_| ());
+            return Ok(());
+        };
+        self.uid.clear();
+        self.job.segment.files.uid(file).push_to(&mut self.uid);
+        let (size, added) = match ready {
+            Ready::Inline { info, .. } => {
+                let (bytes, rest) = stored.split_at(info.stored_len as usize);
+                *stored = rest;
+                let added = writer.append(&self.uid, &info, None).map(|_| ());
                 if added.is_ok() {
-                    self.store(&stored.bytes)?;
-                    step.raw_bytes += stored.info.raw_len;
-                    step.stored_bytes += stored.info.stored_len;
+                    self.store(bytes)?;
+                    step.raw_bytes += info.raw_len;
+                    step.stored_bytes += info.stored_len;
                 }
-                (file, stored.info.raw_len, added)
+                (info.raw_len, added)
             }
-            Ready::Big { file, big } => {
-                let added = self.writer().append_bigfile(&uid(file), big.sha256, big.size, None);
+            Ready::Big { big, .. } => {
+                let added = writer.append_bigfile(&self.uid, big.sha256, big.size, None);
                 if added.is_ok() {
                     self.progress.big_bytes += big.size;
                 }
-                (file, big.size, added)
+                (big.size, added)
             }
+            Ready::Failed(_) => return Ok(()),
         };
         match added {
             Ok(()) => {
@@ -224,18 +238,31 @@ impl<'a> Assembler<'a> {
         Ok(())
     }
 
+    /// The part being filled, with room for so many bytes more.
+    fn part(&mut self, more: usize) -> Result<&mut Pooled, PackError> {
+        let pool = self.job.limits.budget.parts();
+        let no_memory = |e| PackError::Setup(format!("no memory for a part: {e}"));
+        let part = match self.buffer.take() {
+            Some(part) if part.capacity() - part.len() >= more => part,
+            Some(full) => {
+                let mut larger = pool.take(full.len() + more).map_err(no_memory)?;
+                larger.extend_from_slice(&full);
+                larger
+            }
+            None => pool.take(more.max(self.job.limits.part_bytes + SLACK_BYTES)).map_err(no_memory)?,
+        };
+        Ok(self.buffer.insert(part))
+    }
+
     /// Adds a payload to the part.
     fn store(&mut self, bytes: &[u8]) -> Result<(), PackError> {
-        if self.buffer.capacity() - self.buffer.len() < bytes.len() {
-            let room = self.buffer.len() + bytes.len();
-            let full = self.job.limits.part_bytes + SLACK_BYTES;
-            let larger = buffer::with_room(room.max(full));
-            let mut larger = larger.map_err(|e| PackError::Setup(format!("no memory for a part: {e}")))?;
-            larger.extend_from_slice(&self.buffer);
-            self.buffer = larger;
-        }
-        self.buffer.extend_from_slice(bytes);
+        self.part(bytes.len())?.extend_from_slice(bytes);
         Ok(())
+    }
+
+    /// The part that was filled, as it is sent: its buffer is used again when everybody has done with it.
+    fn take_part(&mut self) -> Bytes {
+        self.buffer.take().map(Bytes::from_owner).unwrap_or_default()
     }
 
     fn fail(&mut self, failure: FileFailure) {
@@ -260,8 +287,8 @@ impl<'a> Assembler<'a> {
             progress: self.progress,
         };
         (self.marked_rows, self.marked_failures) = (rows, self.failed.len());
-        let full = std::mem::take(&mut self.buffer);
-        self.upload.start(full.into(), pending).await?;
+        let full = self.take_part();
+        self.upload.start(full, pending).await?;
         Ok(())
     }
 
@@ -313,10 +340,9 @@ impl<'a> Assembler<'a> {
             return Ok(End::Packed(self.packed(None, 0)));
         }
         let tail = offload(move || writer.finish()).await?;
-        self.buffer.reserve_exact(tail.len());
-        self.buffer.extend_from_slice(&tail);
+        self.store(&tail)?;
         drop(tail);
-        let last: Bytes = std::mem::take(&mut self.buffer).into();
+        let last = self.take_part();
         let outcome = match self.upload.id() {
             None => {
                 let options = WriteOptions { mode: WriteMode::CreateOnly, metadata: self.metadata.clone() };

@@ -3,26 +3,34 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use des_shared::segment::{Segment, SegmentFile};
+use des_shared::segment::Segment;
+use des_shared::shard::PayloadInfo;
 use des_shared::store::SharedStore;
 use futures::{StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::encode::{Encoders, Stored};
+use super::encode::{Cooked, Encoders, Small};
 use super::order::{BatchPlan, Order};
 use super::{FileFailure, PackLimits};
 use crate::bigfile::{self, BigFile};
+use crate::buffer::Pooled;
 use crate::error::PackError;
-use crate::source::{SourceError, SourceOpener};
+use crate::source::{BUCKET_SCHEME, SourceError, SourceOpener};
 use crate::vitals::Vitals;
 
 /// One file, ready for the shard.
 #[derive(Debug)]
 pub(crate) enum Ready {
-    Inline { file: u32, stored: Stored },
-    Big { file: u32, big: BigFile },
+    /// Its stored bytes are the next of the batch's.
+    Inline {
+        file: u32,
+        info: PayloadInfo,
+    },
+    Big {
+        file: u32,
+        big: BigFile,
+    },
     Failed(FileFailure),
 }
 
@@ -32,9 +40,11 @@ pub(crate) struct Batch {
     /// Position in packing order of the first.
     pub(crate) start: usize,
     pub(crate) files: Vec<Ready>,
+    /// Stored bytes of the inline ones, back to back.
+    pub(crate) bytes: Option<Pooled>,
     pub(crate) compress_time: Duration,
     /// Room in the budget; given back with the batch.
-    _room: Option<OwnedSemaphorePermit>,
+    _room: OwnedSemaphorePermit,
 }
 
 /// What the feed works with.
@@ -102,13 +112,16 @@ impl Feed {
 impl Kitchen {
     async fn cook(&self, plan: BatchPlan, room: OwnedSemaphorePermit) -> Result<Batch, PackError> {
         let positions = self.order.files(&plan);
-        let (files, compress_time) = if plan.big {
-            (vec![self.big(positions[0]).await?], Duration::ZERO)
+        let start = plan.start;
+        let batch = if plan.big {
+            let files = vec![self.big(positions[0]).await?];
+            Batch { start, files, bytes: None, compress_time: Duration::ZERO, _room: room }
         } else {
-            self.small(positions).await?
+            let Cooked { files, bytes, time } = self.small(positions.to_vec(), plan.bytes).await?;
+            Batch { start, files, bytes: Some(bytes), compress_time: time, _room: room }
         };
         self.vitals.sign();
-        Ok(Batch { start: plan.start, files, compress_time, _room: Some(room) })
+        Ok(batch)
     }
 
     async fn big(&self, file: u32) -> Result<Ready, PackError> {
@@ -128,34 +141,17 @@ impl Kitchen {
         }
     }
 
-    async fn small(&self, positions: &[u32]) -> Result<(Vec<Ready>, Duration), PackError> {
-        let sources: Vec<SegmentFile> = positions.iter().map(|at| self.segment.files.at(*at).to_file()).collect();
-        let mut failures = Vec::new();
-        let mut raw: Vec<(u32, Bytes)> = Vec::with_capacity(positions.len());
-        let answers = self.sources.read(sources).await;
+    async fn small(&self, positions: Vec<u32>, bytes: u64) -> Result<Cooked, PackError> {
+        let files = &self.segment.files;
+        let remote = positions.iter().any(|at| files.source(*at).starts_with(BUCKET_SCHEME));
+        let small = Small { segment: Arc::clone(&self.segment), positions, bytes };
+        if !remote && let Some(local) = self.sources.local() {
+            return self.encoders.read_and_encode(small, local).await;
+        }
+        let wanted = small.positions.iter().map(|at| files.at(*at).to_file()).collect();
+        let answers = self.sources.read(wanted).await;
         self.vitals.sign();
-        if answers.len() != positions.len() {
-            let message = format!("{} answers for {} files", answers.len(), positions.len());
-            return Err(PackError::Sources(message));
-        }
-        for (&file, answer) in positions.iter().zip(answers) {
-            match answer {
-                Ok(bytes) => raw.push((file, bytes)),
-                Err(error) => failures.push(failed(file, error)?),
-            }
-        }
-        let (stored, time) = self.encoders.encode(&self.segment, raw).await?;
-        // Both lists are in packing order: put them together again.
-        let (mut stored, mut failures) = (stored.into_iter().peekable(), failures.into_iter().peekable());
-        let mut ready = Vec::with_capacity(positions.len());
-        for &file in positions {
-            if let Some((file, stored)) = stored.next_if(|(at, _)| *at == file) {
-                ready.push(Ready::Inline { file, stored });
-            } else if let Some(failure) = failures.next_if(|failure| failure.file == file) {
-                ready.push(Ready::Failed(failure));
-            }
-        }
-        Ok((ready, time))
+        self.encoders.encode(small, answers).await
     }
 }
 

@@ -15,7 +15,9 @@ mod encode;
 mod feed;
 mod order;
 
+pub(crate) use assemble::PART_ROOM;
 pub(crate) use encode::join_blocking;
+pub(crate) use order::BATCH_BYTES;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -43,6 +45,9 @@ use order::Order;
 /// Key of the shard's user metadata that holds the full digest of its plan segment, where a store keeps metadata.
 pub const DIGEST_METADATA: &str = "des-segment-digest";
 
+/// Bytes of a part, where nothing else is asked for.
+const PART_BYTES: usize = 8 << 20;
+
 /// What to do when the key is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenTaken {
@@ -67,7 +72,7 @@ pub struct PackLimits {
 
 impl Default for PackLimits {
     fn default() -> Self {
-        Self { part_bytes: 8 << 20, parts_in_flight: 1, batches_ahead: 8, budget: Budget::default() }
+        Self { part_bytes: PART_BYTES, parts_in_flight: 1, batches_ahead: 8, budget: Budget::default() }
     }
 }
 

@@ -3,7 +3,7 @@
 use des_shared::segment::{FileView, Segment, ShardFormat};
 
 /// A batch of small files is at most this many bytes by the manifest.
-const BATCH_BYTES: u64 = 1 << 20;
+pub(crate) const BATCH_BYTES: u64 = 1 << 20;
 /// A batch has at most this many files.
 const BATCH_FILES: usize = 128;
 
@@ -36,7 +36,7 @@ pub(crate) fn is_big(segment: &Segment, size_bytes: u64) -> bool {
 
 impl Order {
     pub(crate) fn of(segment: &Segment) -> Self {
-        let uid = |at: u32| segment.files.at(at).uid;
+        let uid = |at: u32| segment.files.uid(at);
         let sorted = segment.files.by_uid();
         let mut duplicates: Vec<u32> =
             sorted.windows(2).filter(|pair| uid(pair[0]) == uid(pair[1])).map(|pair| pair[1]).collect();
@@ -72,7 +72,7 @@ impl Order {
 
     /// The batch that starts at a position; `None` at the end.
     pub(crate) fn batch(&self, segment: &Segment, start: usize, part_bytes: usize) -> Option<BatchPlan> {
-        let size = |at: usize| self.files.get(at).map(|position| segment.files.at(*position).size_bytes);
+        let size = |at: usize| self.files.get(at).map(|position| segment.files.size_bytes(*position));
         let first = size(start)?;
         if is_big(segment, first) {
             // Streamed: one part is filled while another is uploaded.

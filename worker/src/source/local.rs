@@ -1,6 +1,6 @@
 //! Sources in folders.
 //!
-//! A path is resolved, checked against the roots, opened without following a last symbolic link and without waiting
+//! Most small files go the quick way ([`super::quick`]). Everything else goes the careful way: a path is resolved, checked against the roots, opened without following a last symbolic link and without waiting
 //! (a FIFO has no writer), and then the opened file is asked where it really lies: a swap between check and open is seen.
 
 use std::fs::{File, Metadata, OpenOptions};
@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use tokio_util::sync::CancellationToken;
 
+use super::quick::{Quick, Roots};
 use super::{SourceError, SourceReader, wrong_size};
 use crate::buffer;
 
@@ -32,35 +33,85 @@ struct Opened {
     before: Metadata,
 }
 
-/// Reads files one after the other on one blocking thread: for small files a hop between threads costs as much as the
-/// read itself.
-pub(super) async fn read_all(roots: Arc<SourceRoots>, files: Vec<SegmentFile>) -> Vec<Result<Bytes, SourceError>> {
-    let count = files.len();
-    if count == 0 {
-        return Vec::new();
-    }
-    // A blocking thread cannot be dropped: between files it looks whether anybody still waits for its answer.
-    let unwanted = CancellationToken::new();
-    let _until_dropped = unwanted.clone().drop_guard();
-    let wanted = move |_: &&SegmentFile| !unwanted.is_cancelled();
-    let read = move || files.iter().take_while(wanted).map(|file| read_one(&roots, file)).collect();
-    tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| {
-        let lost = SourceError::Worker(format!("the reading thread ended: {e}"));
-        vec![Err(lost); count]
-    })
+/// Reads the files of folders on the caller's thread. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LocalFiles {
+    pub(super) roots: Arc<SourceRoots>,
 }
 
-fn read_one(roots: &SourceRoots, file: &SegmentFile) -> Result<Bytes, SourceError> {
-    let path = file.source.strip_prefix("file://").unwrap_or(&file.source);
-    let mut opened = open(roots, Path::new(path), file.size_bytes)?;
-    let size = file.size_bytes as usize;
-    // One byte more than expected: a file that grew shows, and the end is found without growing the buffer.
-    let mut bytes = buffer::with_room(size.saturating_add(1))
-        .map_err(|e| SourceError::Worker(format!("no memory for a file of {size} bytes: {e}")))?;
-    let taken = (&mut opened.file).take(file.size_bytes.saturating_add(1)).read_to_end(&mut bytes);
-    taken.map_err(|e| classify(&e, Path::new(path)))?;
-    opened.check_unchanged(bytes.len() as u64)?;
-    Ok(bytes.into())
+impl LocalFiles {
+    /// A reader for a few files, one after the other. Not to be kept: it holds the roots open.
+    pub fn reader(&self) -> BatchReader<'_> {
+        BatchReader { roots: &self.roots, quick: Roots::of(&self.roots) }
+    }
+
+    /// Reads files one after the other on one blocking thread: for small files a hop between threads costs as much as
+    /// the read itself.
+    pub(super) async fn read_all(self, files: Vec<SegmentFile>) -> Vec<Result<Bytes, SourceError>> {
+        let count = files.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        // A blocking thread cannot be dropped: between files it looks whether anybody still waits for its answer.
+        let unwanted = CancellationToken::new();
+        let _until_dropped = unwanted.clone().drop_guard();
+        let wanted = move |_: &&SegmentFile| !unwanted.is_cancelled();
+        let read = move || {
+            let mut reader = self.reader();
+            let mut one = |file: &SegmentFile| {
+                let mut bytes = Vec::new();
+                reader.read(&file.source, file.size_bytes, &mut bytes).map(|()| Bytes::from(bytes))
+            };
+            files.iter().take_while(wanted).map(&mut one).collect()
+        };
+        tokio::task::spawn_blocking(read).await.unwrap_or_else(|e| {
+            let lost = SourceError::Worker(format!("the reading thread ended: {e}"));
+            vec![Err(lost); count]
+        })
+    }
+}
+
+/// Reads a few files; see [`LocalFiles::reader`].
+#[derive(Debug)]
+pub struct BatchReader<'a> {
+    roots: &'a SourceRoots,
+    quick: Roots<'a>,
+}
+
+impl BatchReader<'_> {
+    /// Appends a file to `out`: exactly `size` bytes, or nothing. Takes room for one byte more.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or with this machine.
+    pub fn read(&mut self, source: &str, size: u64, out: &mut Vec<u8>) -> Result<(), SourceError> {
+        let path = Path::new(source.strip_prefix("file://").unwrap_or(source));
+        make_room(out, size)?;
+        match self.quick.read(path, size, out) {
+            Quick::Read => Ok(()),
+            Quick::Changed { before, read, after } => Err(changed(before, read, after)),
+            Quick::Unusual => {
+                let start = out.len();
+                read_carefully(self.roots, path, size, out).inspect_err(|_| out.truncate(start))
+            }
+        }
+    }
+}
+
+/// Room for a file and the byte behind it, by which the end is found without growing the buffer.
+fn make_room(out: &mut Vec<u8>, size: u64) -> Result<(), SourceError> {
+    let no_memory = |e| SourceError::Worker(format!("no memory for a file of {size} bytes: {e}"));
+    let needed = (size as usize).saturating_add(1);
+    if out.capacity() == 0 {
+        *out = buffer::with_room(needed).map_err(no_memory)?;
+    }
+    out.try_reserve_exact(needed).map_err(no_memory)
+}
+
+fn read_carefully(roots: &SourceRoots, path: &Path, size: u64, out: &mut Vec<u8>) -> Result<(), SourceError> {
+    let mut opened = open(roots, path, size)?;
+    // One byte more than expected: a file that grew shows.
+    let taken = (&mut opened.file).take(size.saturating_add(1)).read_to_end(out);
+    opened.check_unchanged(taken.map_err(|e| classify(&e, path))? as u64)
 }
 
 /// Opens a source and checks all that can be checked before reading.
@@ -186,13 +237,15 @@ impl Opened {
         if read == self.before.len() && stamp(&after) == stamp(&self.before) {
             return Ok(());
         }
-        let message = format!(
-            "the source changed while it was read: {} bytes when it was opened, {read} read, {} at the end",
-            self.before.len(),
-            after.len()
-        );
-        Err(SourceError::file(FailureReason::Changed, message))
+        Err(changed(self.before.len(), read, after.len()))
     }
+}
+
+fn changed(before: u64, read: u64, after: u64) -> SourceError {
+    let message = format!(
+        "the source changed while it was read: {before} bytes when it was opened, {read} read, {after} at the end"
+    );
+    SourceError::file(FailureReason::Changed, message)
 }
 
 /// A large file being read.

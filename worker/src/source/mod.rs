@@ -7,6 +7,7 @@
 
 mod bucket;
 mod local;
+mod quick;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +23,8 @@ use futures::{FutureExt, StreamExt, stream};
 
 use bucket::{Bucket, BucketReader};
 use local::LocalReader;
+
+pub use local::{BatchReader, LocalFiles};
 
 /// Requests to buckets under way for one batch of files.
 const BUCKET_READS: usize = 16;
@@ -54,6 +57,12 @@ impl SourceError {
 pub trait SourceOpener: fmt::Debug + Send + Sync {
     /// Reads small files whole, each checked against the manifest's size. One answer for each file, in their order.
     async fn read(&self, files: Vec<SegmentFile>) -> Vec<Result<Bytes, SourceError>>;
+
+    /// Files in folders (not `s3://`), where they can be read on the caller's thread as well: whoever
+    /// compresses them there saves a hop and finds them in the processor's cache.
+    fn local(&self) -> Option<LocalFiles> {
+        None
+    }
 
     /// Opens a file to be read in chunks.
     async fn open(&self, file: &SegmentFile) -> Result<Box<dyn SourceReader>, SourceError>;
@@ -91,7 +100,7 @@ impl Sources {
     }
 
     fn place<'a>(&'a self, source: &'a str) -> Result<Place<'a>, SourceError> {
-        let Some(rest) = source.strip_prefix("s3://") else {
+        let Some(rest) = source.strip_prefix(BUCKET_SCHEME) else {
             return Ok(Place::Local(source.strip_prefix("file://").unwrap_or(source)));
         };
         let bad = |message: String| Err(SourceError::file(FailureReason::BadSource, message));
@@ -120,14 +129,19 @@ impl Sources {
 
 #[async_trait]
 impl SourceOpener for Sources {
+    fn local(&self) -> Option<LocalFiles> {
+        Some(LocalFiles { roots: Arc::clone(&self.roots) })
+    }
+
     async fn read(&self, files: Vec<SegmentFile>) -> Vec<Result<Bytes, SourceError>> {
-        if !files.iter().any(in_bucket) {
-            return local::read_all(Arc::clone(&self.roots), files).await;
+        let local = LocalFiles { roots: Arc::clone(&self.roots) };
+        if !files.iter().any(|file| in_bucket(&file.source)) {
+            return local.read_all(files).await;
         }
-        let (remotes, locals): (Vec<_>, Vec<_>) = files.into_iter().enumerate().partition(|(_, file)| in_bucket(file));
+        let (remotes, locals): (Vec<_>, Vec<_>) =
+            files.into_iter().enumerate().partition(|(_, file)| in_bucket(&file.source));
         let (places, locals): (Vec<usize>, Vec<SegmentFile>) = locals.into_iter().unzip();
-        let mut answers: Vec<_> =
-            places.into_iter().zip(local::read_all(Arc::clone(&self.roots), locals).await).collect();
+        let mut answers: Vec<_> = places.into_iter().zip(local.read_all(locals).await).collect();
         let reads = remotes.into_iter().map(|(at, file)| self.read_remote(at, file).boxed());
         answers.extend(stream::iter(reads).buffer_unordered(BUCKET_READS).collect::<Vec<_>>().await);
         answers.sort_by_key(|(at, _)| *at);
@@ -144,8 +158,11 @@ impl SourceOpener for Sources {
     }
 }
 
-fn in_bucket(file: &SegmentFile) -> bool {
-    file.source.starts_with("s3://")
+/// What the sources begin with that are objects in a bucket; all others lie in folders.
+pub(crate) const BUCKET_SCHEME: &str = "s3://";
+
+fn in_bucket(source: &str) -> bool {
+    source.starts_with(BUCKET_SCHEME)
 }
 
 /// The words for a size other than the manifest's.
