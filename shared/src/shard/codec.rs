@@ -155,8 +155,10 @@ impl Encoder {
             Method::Zstd { context, slow, dictionary } => {
                 self.scratch.reserve(zstd_safe::compress_bound(raw.len()));
                 if let Some(dictionary) = dictionary.as_ref().filter(|_| raw.len() <= MAX_DICTIONARY_FILE) {
-                    let prepared = dictionary.prepared();
-                    context.compress_using_cdict(&mut self.scratch, raw, prepared).map_err(zstd_failed)?;
+                    // The context refers to the dictionary from here on, which lives as long as this encoder.
+                    context.ref_cdict(dictionary.prepared()).map_err(zstd_failed)?;
+                    context.compress2(&mut self.scratch, raw).map_err(zstd_failed)?;
+                    context.disable_dictionary().map_err(zstd_failed)?;
                     Codec::ZstdDict
                 } else if *slow && raw.len() >= SLOW_BYTES {
                     match compress_in_steps(context, &mut self.scratch, raw, stopped)? {
@@ -227,6 +229,7 @@ fn zstd_context(level: i32, checksum: bool) -> Result<CCtx<'static>, ShardError>
     let mut context = CCtx::try_create().ok_or_else(no_memory)?;
     context.set_parameter(CParameter::CompressionLevel(level)).map_err(zstd_failed)?;
     context.set_parameter(CParameter::ChecksumFlag(checksum)).map_err(zstd_failed)?;
+    super::dictionary::without_id(&mut context).map_err(zstd_failed)?;
     Ok(context)
 }
 

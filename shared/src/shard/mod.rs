@@ -15,9 +15,11 @@
 
 mod block;
 mod codec;
+mod cover;
 mod decode;
 mod dictionary;
 mod directory;
+mod entropy;
 mod entry;
 mod error;
 mod footer;
