@@ -145,8 +145,7 @@ mod tests {
     #[test]
     fn the_capacity_is_kept_and_what_is_most_common_comes_last() {
         let (common, rare) = (noise(4, 500), noise(5, 500));
-        let samples: Vec<Vec<u8>> =
-            (0..60).map(|i| if i % 3 == 0 { rare.clone() } else { common.clone() }).collect();
+        let samples: Vec<Vec<u8>> = (0..60).map(|i| if i % 3 == 0 { rare.clone() } else { common.clone() }).collect();
         let samples: Vec<&[u8]> = samples.iter().map(Vec::as_slice).collect();
         let both = choose(&samples, 4_096);
         let place = |of: &[u8]| both.windows(100).position(|part| part == &of[200..300]).unwrap();

@@ -74,9 +74,12 @@ mod tests {
             let samples: Vec<Vec<u8>> = (0..200u64)
                 .map(|i| {
                     let n = (i * (seed + 3) * 7919) % 10_007;
-                    format!("{{\"id\":{n},\"kind\":\"entry of set {seed}\",\"odd\":{},\"text\":\"{n:x}{n:o}\"}}\n", n % 2)
-                        .repeat(1 + (n % 3) as usize)
-                        .into_bytes()
+                    format!(
+                        "{{\"id\":{n},\"kind\":\"entry of set {seed}\",\"odd\":{},\"text\":\"{n:x}{n:o}\"}}\n",
+                        n % 2
+                    )
+                    .repeat(1 + (n % 3) as usize)
+                    .into_bytes()
                 })
                 .collect();
             let (text, sizes) = (samples.concat(), samples.iter().map(Vec::len).collect::<Vec<_>>());

@@ -25,6 +25,7 @@ mod error;
 mod footer;
 mod legacy;
 mod meta;
+mod probe;
 mod reader;
 mod rows;
 mod wire;
