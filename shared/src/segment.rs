@@ -31,7 +31,7 @@ pub enum ShardFormat {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CodecChoice {
-    /// The best known for the format: zstd, with the shard's dictionary in v3 where it pays.
+    /// Each file by its content: as `Zstd`, but what looks like noise is stored as it is.
     Auto,
     /// Store as it is.
     None,

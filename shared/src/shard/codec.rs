@@ -10,6 +10,7 @@ use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, DDict, InBuffer, OutBuffer, 
 use super::dictionary::PackDictionary;
 use super::entry::Codec;
 use super::error::ShardError;
+use super::probe::looks_like_noise;
 use crate::segment::{CodecChoice, PackOptions, ShardFormat};
 
 /// Level of index blocks and directories: part of the format's bytes, so no option changes it. Higher ones gain less
@@ -81,6 +82,8 @@ enum Method {
 /// Compresses payloads one after the other. Reuses its contexts: make one for each thread, not for each file.
 pub struct Encoder {
     method: Method,
+    /// Whether files are looked at before they are compressed: `auto`.
+    probes: bool,
     scratch: Vec<u8>,
 }
 
@@ -104,11 +107,11 @@ impl Encoder {
                 Method::Zstd { context, slow: options.level >= SLOW_LEVEL, dictionary }
             }
         };
-        Ok(Self { method, scratch: Vec::new() })
+        Ok(Self { method, probes: options.codec == CodecChoice::Auto, scratch: Vec::new() })
     }
 
-    /// The stored form of one file: as it is when its name says that it is compressed already, or when compression
-    /// does not make it smaller.
+    /// The stored form of one file: as it is when its name (with `auto` also a look at it) says that it is compressed
+    /// already, or when compression does not make it smaller.
     ///
     /// # Errors
     /// [`ShardError::Usage`] when the compression library fails, which it does only for want of memory.
@@ -131,7 +134,7 @@ impl Encoder {
         if stopped() {
             return Ok(None);
         }
-        let codec = if raw.is_empty() || !should_compress(uid) {
+        let codec = if raw.is_empty() || !should_compress(uid) || (self.probes && looks_like_noise(raw)) {
             Codec::None
         } else {
             match self.compress(raw, stopped)? {
@@ -155,8 +158,10 @@ impl Encoder {
             Method::Zstd { context, slow, dictionary } => {
                 self.scratch.reserve(zstd_safe::compress_bound(raw.len()));
                 if let Some(dictionary) = dictionary.as_ref().filter(|_| raw.len() <= MAX_DICTIONARY_FILE) {
-                    let prepared = dictionary.prepared();
-                    context.compress_using_cdict(&mut self.scratch, raw, prepared).map_err(zstd_failed)?;
+                    // The context refers to the dictionary from here on, which lives as long as this encoder.
+                    context.ref_cdict(dictionary.prepared()).map_err(zstd_failed)?;
+                    context.compress2(&mut self.scratch, raw).map_err(zstd_failed)?;
+                    context.disable_dictionary().map_err(zstd_failed)?;
                     Codec::ZstdDict
                 } else if *slow && raw.len() >= SLOW_BYTES {
                     match compress_in_steps(context, &mut self.scratch, raw, stopped)? {
@@ -227,6 +232,7 @@ fn zstd_context(level: i32, checksum: bool) -> Result<CCtx<'static>, ShardError>
     let mut context = CCtx::try_create().ok_or_else(no_memory)?;
     context.set_parameter(CParameter::CompressionLevel(level)).map_err(zstd_failed)?;
     context.set_parameter(CParameter::ChecksumFlag(checksum)).map_err(zstd_failed)?;
+    super::dictionary::without_id(&mut context).map_err(zstd_failed)?;
     Ok(context)
 }
 

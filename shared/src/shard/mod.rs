@@ -15,14 +15,17 @@
 
 mod block;
 mod codec;
+mod cover;
 mod decode;
 mod dictionary;
 mod directory;
+mod entropy;
 mod entry;
 mod error;
 mod footer;
 mod legacy;
 mod meta;
+mod probe;
 mod reader;
 mod rows;
 mod wire;

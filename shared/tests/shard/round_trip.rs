@@ -208,3 +208,21 @@ fn the_dictionary_does_not_depend_on_the_order_of_the_list() {
     let noise: Vec<File> = (0..300).map(|i| File::inline(format!("{i}"), random.bytes(300))).collect();
     assert_eq!(support::dictionary_for(&options, &noise), None);
 }
+
+#[test]
+fn auto_stores_noise_as_it_is_and_all_else_as_zstd_does() {
+    let mut random = Random::new(77);
+    let noise = random.bytes(100_000);
+    // The same noise twice: zstd finds the second half in the first, `auto` does not look that far.
+    let twice = noise.repeat(2);
+    for format in [ShardFormat::V2, ShardFormat::V3] {
+        let encoder = |codec| Encoder::new(&support::options(format, codec), None).unwrap();
+        let (mut auto, mut zstd) = (encoder(CodecChoice::Auto), encoder(CodecChoice::Zstd));
+        assert_eq!(auto.encode("video", &noise).unwrap().info.codec, Codec::None);
+        assert_eq!(auto.encode("twice", &twice).unwrap().info.codec, Codec::None);
+        assert_eq!(zstd.encode("twice", &twice).unwrap().info.codec, Codec::Zstd);
+        for text in [b"text ".repeat(5_000), noise[..4_000].to_vec(), support::record(&mut random)] {
+            assert_eq!(auto.encode("file", &text).unwrap(), zstd.encode("file", &text).unwrap());
+        }
+    }
+}
