@@ -10,9 +10,11 @@ use des_shared::routing::NBits;
 use des_shared::segment::{CodecChoice, PackOptions, ShardFormat};
 
 mod access;
+mod bench;
 mod orders;
 
 pub(crate) use access::{KeyCommand, KeyCommandArgs, NewKeyArgs, SignArgs};
+pub(crate) use bench::BenchArgs;
 pub(crate) use orders::{AuditArgs, CancelArgs, DeadArgs, DeadCommand, JobArg, RetryArgs, ShardsArg, ShareArgs};
 
 use crate::values::{DateRuleArg, parse_bigfiles_prefix, parse_inline_size, parse_n_bits, parse_shard_size};
@@ -42,6 +44,8 @@ pub(crate) enum Command {
     Dev(DevArgs),
     /// Pack a manifest or a folder into shards on this machine, without any service
     Pack(PackArgs),
+    /// Measure packing and reading back with files of this machine
+    Bench(BenchArgs),
     /// List the files of a shard, of a folder of shards or of an s3:// prefix
     Ls(LsArgs),
     /// Write one file's bytes to standard output

@@ -6,6 +6,7 @@
 
 mod access;
 mod args;
+mod bench;
 mod client;
 mod error;
 mod failures;
@@ -57,6 +58,7 @@ async fn command(command: Command, screen: Screen) -> Result<Exit, CliError> {
         Command::Demo(args) => onebox::demo(args, screen).await,
         Command::Dev(args) => onebox::dev(args, screen).await,
         Command::Pack(args) => pack::pack(args, screen).await,
+        Command::Bench(args) => bench::bench(args, screen).await,
         Command::Ls(args) => inspect::ls(args, screen).await,
         Command::Cat(args) => inspect::cat(args, screen).await,
         Command::Verify(args) => inspect::verify(args, screen).await,

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use des_shared::clock::{Clock, SystemClock};
 use des_shared::manifest::SourceBase;
+use des_shared::plan::PlanConfig;
 use des_shared::routing::{DateRule, NBits};
 use des_shared::segment::PackOptions;
 use des_shared::store::local::LocalStore;
@@ -145,6 +146,56 @@ pub(crate) async fn pack(args: PackArgs, screen: Screen) -> Result<Exit, CliErro
     let exit = if outcome.failures.count() == 0 { Exit::Done } else { Exit::SomeFilesFailed };
     outcome.put_away().await?;
     Ok(exit)
+}
+
+/// A manifest to pack in format v3, for another command.
+pub(crate) struct Work {
+    pub(crate) manifest: PathBuf,
+    pub(crate) output_dir: PathBuf,
+    pub(crate) options: PackOptions,
+    pub(crate) n_bits: NBits,
+    pub(crate) side_by_side: usize,
+}
+
+/// What came of a [`Work`].
+pub(crate) struct PackedManifest {
+    pub(crate) files: u64,
+    pub(crate) failed: u64,
+    pub(crate) source_bytes: u64,
+    pub(crate) stored_bytes: u64,
+    /// From reading the manifest to the last durable shard.
+    pub(crate) took: Duration,
+}
+
+/// Packs as `des pack` does, without saying so.
+///
+/// # Errors
+/// As [`pack`].
+pub(crate) async fn pack_manifest(work: Work, screen: Screen) -> Result<PackedManifest, CliError> {
+    let request = Request {
+        input: Input::Manifest(work.manifest),
+        base: None,
+        output_dir: work.output_dir,
+        options: work.options,
+        n_bits: work.n_bits,
+        max_shard_size: PlanConfig::new().max_shard_size,
+        date_rule: DateRule::default(),
+        names: Names::Digest,
+        spool_dir: None,
+        side_by_side: work.side_by_side,
+        s3: S3Args::default(),
+        refuse_empty: true,
+    };
+    let outcome = run::run(request, None, screen).await?;
+    let packed = PackedManifest {
+        files: outcome.sum(|s| s.files),
+        failed: outcome.failures.count(),
+        source_bytes: outcome.sum(|s| s.source_bytes),
+        stored_bytes: outcome.sum(|s| s.stored_bytes),
+        took: outcome.took,
+    };
+    outcome.put_away().await?;
+    Ok(packed)
 }
 
 fn show(outcome: &mut Outcome, output_dir: &Path, screen: Screen) -> Result<(), CliError> {

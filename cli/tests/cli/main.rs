@@ -1,6 +1,7 @@
 //! The real `des` and `des-pack`, run as people and scripts run them.
 
 mod access;
+mod bench;
 mod drop_in;
 mod getting;
 mod interrupted;

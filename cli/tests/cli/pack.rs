@@ -347,7 +347,7 @@ fn a_full_output_is_an_error() {
 #[test]
 fn help_names_the_commands() {
     let ran = des(&["--help"]).code(0);
-    for command in ["demo", "dev", "pack", "ls", "cat", "verify", "submit", "jobs", "status", "get"] {
+    for command in ["demo", "dev", "pack", "bench", "ls", "cat", "verify", "submit", "jobs", "status", "get"] {
         assert!(ran.out.contains(&format!("\n  {command} ")), "{command}: {}", ran.out);
     }
     des(&["--version"]).code(0);

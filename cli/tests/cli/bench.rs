@@ -1,0 +1,72 @@
+//! `des bench` on a small folder.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::support::{corpus, des, des_in, names, text};
+
+#[test]
+fn it_packs_reads_back_compares_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let (input, place) = (dir.path().join("in"), dir.path().join("place"));
+    let files = corpus(&input);
+    fs::create_dir(&place).unwrap();
+    let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+    for codec in ["none", "lz4", "zstd", "auto"] {
+        let args = ["--json", "bench", text(&input), "--dir", text(&place), "--codec", codec, "--seed", "7"];
+        let said = des(&args).code(0).json();
+        assert_eq!((&said["ok"], &said["codec"], &said["seed"]), (&json!(true), &json!(codec), &json!(7)));
+        assert_eq!(said["chosen"], json!({ "files": files.len(), "bytes": bytes, "among": files.len() }));
+        assert_eq!(said["compared"], json!({ "equal": files.len(), "changed": 0, "missing": 0, "wrong": null }));
+        assert_eq!((&said["packing"]["files"], &said["packing"]["bytes"]), (&json!(files.len()), &json!(bytes)));
+        assert_eq!((&said["raw_read"]["files"], &said["reads"]["bytes"]), (&json!(files.len()), &json!(bytes)));
+        assert_eq!((&said["index"]["entries"], &said["look_ups"]["files"]), (&json!(files.len()), &json!(files.len())));
+        assert!(said["bytes"]["stored"].as_u64().unwrap() > said["index"]["bytes"].as_u64().unwrap(), "{said}");
+        assert_eq!(names(&place), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn files_and_bytes_are_bounded_and_the_seed_decides() {
+    let dir = tempfile::tempdir().unwrap();
+    let (input, place) = (dir.path().join("in"), dir.path().join("place"));
+    corpus(&input);
+    fs::create_dir(&place).unwrap();
+    let chosen = |args: &[&str]| {
+        let given = ["--json", "bench", text(&input), text(&input.join("docs")), "--dir", text(&place)];
+        des(&[&given[..], args].concat()).code(0).json()
+    };
+    let few = |seed: &str| chosen(&["--files", "10", "--seed", seed])["packing"]["bytes"].clone();
+    assert_eq!(few("1"), few("1"));
+    assert!((2..6).any(|seed| few(&seed.to_string()) != few("1")), "five seeds choose the same files");
+    let said = chosen(&["--bytes", "2000"]);
+    assert!(said["chosen"]["bytes"].as_u64().unwrap() <= 2000, "{said}");
+    // The folder inside the other one is walked twice, and packed once.
+    let all = chosen(&[]);
+    assert_eq!((&all["chosen"]["files"], &all["chosen"]["among"]), (&json!(44), &json!(84)));
+}
+
+#[test]
+fn people_read_what_was_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    corpus(&dir.path().join("in"));
+    let ran = des_in(dir.path(), &[], &["bench", "in", "--dir", "."]).code(0);
+    for word in ["only reading", "packing", "stored", "index", "look-ups", "random reads", "44 of 44 files are equal"] {
+        assert!(ran.out.contains(word), "{word}: {}", ran.out);
+    }
+    assert_eq!(names(dir.path()), ["in"]);
+}
+
+#[test]
+fn what_cannot_be_measured_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let ran = des(&["bench", text(dir.path())]).code(1);
+    assert!(ran.err.contains("no files to pack") && ran.err.contains(text(dir.path())), "{}", ran.err);
+    let ran = des(&["bench", "/no/such/folder"]).code(1);
+    assert!(ran.err.contains("/no/such/folder"), "{}", ran.err);
+    let ran = des(&["bench", text(dir.path()), "--dir", "/no/such/place"]).code(1);
+    assert!(ran.err.contains("/no/such/place"), "{}", ran.err);
+    des(&["bench", "--files", "0"]).code(2);
+    des(&["bench", "--codec", "gzip"]).code(2);
+}
