@@ -148,7 +148,8 @@ fn tar_bytes(files: &[File]) -> usize {
         let path = folder.path().join(&file.uid);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, file.bytes()).unwrap();
-        list = list + &file.uid + "\0";
+        list.push_str(&file.uid);
+        list.push('\0');
     }
     let (listed, archive) = (folder.path().join(".list"), folder.path().join(".tar.zst"));
     std::fs::write(&listed, list).unwrap();
@@ -217,9 +218,10 @@ fn long_record(random: &mut Random) -> Vec<u8> {
     for at in 0..5 + random.below(4) {
         let (article, pieces, cents) = (random.below(40_000), random.below(20) + 1, random.below(90_000));
         let comma = if at > 0 { "," } else { "" };
-        text += &format!(
+        let line = format!(
             "{comma}{{\"article\":\"A-{article:06}\",\"quantity\":{pieces},\"unit\":\"piece\",\"net_cents\":{cents},\"tax_rate\":19,\"discount\":null}}"
         );
+        text.push_str(&line);
     }
     (text + "]}\n").into_bytes()
 }
