@@ -7,7 +7,7 @@
 
 /// Bytes of a string.
 const STRING: usize = 8;
-/// Bytes of a piece. 256 and 1,024 give larger shards of small and of large files each.
+/// Bytes of a piece. 256 and 1,024 both give larger shards.
 const PIECE: usize = 512;
 /// One string in this many is looked at, chosen by its content, so that it is the same ones in every file.
 const ONE_IN: u64 = 4;
