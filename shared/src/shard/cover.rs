@@ -7,7 +7,7 @@
 
 /// Bytes of a string.
 const STRING: usize = 8;
-/// Bytes of a piece. 256 and 1,024 give larger shards of small and of large files each.
+/// Bytes of a piece. 256 and 1,024 both give larger shards.
 const PIECE: usize = 512;
 /// One string in this many is looked at, chosen by its content, so that it is the same ones in every file.
 const ONE_IN: u64 = 4;
@@ -45,7 +45,9 @@ pub(super) fn choose(samples: &[&[u8]], capacity: usize) -> Vec<u8> {
             Some(piece) => {
                 let (first, last) = (piece[0], piece[piece.len() - 1]);
                 // What is in the dictionary once is worth nothing a second time.
-                piece.iter().for_each(|mark| worth[mark.slot as usize] = 0);
+                for mark in piece {
+                    worth[mark.slot as usize] = 0;
+                }
                 let (from, to) = (first.at as usize, last.at as usize + STRING);
                 pieces.push(&text[from..to.min(from + left)]);
                 left -= left.min(to - from);
@@ -102,7 +104,9 @@ fn best_piece<'a>(stretch: &'a [Mark], worth: &[u32], window: &mut [u16]) -> Opt
             (best, place) = (sum, from..to + 1);
         }
     }
-    stretch[from..].iter().for_each(|mark| window[mark.slot as usize] = 0);
+    for mark in &stretch[from..] {
+        window[mark.slot as usize] = 0;
+    }
     let piece = &stretch[place];
     let counts = |mark: &Mark| worth[mark.slot as usize] > 0;
     let (first, last) = (piece.iter().position(counts)?, piece.iter().rposition(counts)?);

@@ -20,7 +20,9 @@ pub(super) fn looks_like_noise(raw: &[u8]) -> bool {
     let mut counts = [0u64; 256];
     for piece in 0..PIECES {
         let from = (raw.len() - PIECE) / (PIECES - 1) * piece;
-        raw[from..from + PIECE].iter().for_each(|byte| counts[usize::from(*byte)] += 1);
+        for byte in &raw[from..from + PIECE] {
+            counts[usize::from(*byte)] += 1;
+        }
     }
     let squares: u64 = counts.iter().map(|count| count * count).sum();
     let even = SEEN * SEEN / 256;
