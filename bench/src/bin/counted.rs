@@ -17,6 +17,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 type Failure = Box<dyn std::error::Error>;
+/// Does it once.
+type Work = Box<dyn FnMut() -> Result<(), Failure>>;
 
 /// Times, files, lines, look-ups of each piece.
 const COUNT: usize = 1_000;
@@ -35,7 +37,7 @@ fn main() -> Result<(), Failure> {
 }
 
 /// Makes the input of a piece of work.
-fn prepared(work: &str) -> Result<Box<dyn FnMut() -> Result<(), Failure>>, Failure> {
+fn prepared(work: &str) -> Result<Work, Failure> {
     Ok(match work {
         "route" => route(),
         "manifest" => manifest(),
@@ -50,7 +52,7 @@ fn prepared(work: &str) -> Result<Box<dyn FnMut() -> Result<(), Failure>>, Failu
     })
 }
 
-fn route() -> Box<dyn FnMut() -> Result<(), Failure>> {
+fn route() -> Work {
     let uids = made_up::uids(Uids::Paths, COUNT, 1);
     Box::new(move || {
         for uid in &uids {
@@ -69,7 +71,7 @@ fn lines() -> String {
     text
 }
 
-fn manifest() -> Box<dyn FnMut() -> Result<(), Failure>> {
+fn manifest() -> Work {
     let text = lines();
     Box::new(move || {
         for item in ManifestReader::new(text.as_bytes())? {
@@ -79,7 +81,7 @@ fn manifest() -> Box<dyn FnMut() -> Result<(), Failure>> {
     })
 }
 
-fn plan() -> Box<dyn FnMut() -> Result<(), Failure>> {
+fn plan() -> Work {
     let text = lines();
     Box::new(move || {
         let manifest = ManifestReader::new(text.as_bytes())?;
@@ -90,7 +92,7 @@ fn plan() -> Box<dyn FnMut() -> Result<(), Failure>> {
     })
 }
 
-fn look_up() -> Result<Box<dyn FnMut() -> Result<(), Failure>>, Failure> {
+fn look_up() -> Result<Work, Failure> {
     let uids = made_up::uids(Uids::Paths, COUNT * 4, 1);
     let index = made_up::index(&uids, 1)?;
     let blocks = index.blocks()?;
@@ -104,7 +106,7 @@ fn look_up() -> Result<Box<dyn FnMut() -> Result<(), Failure>>, Failure> {
     }))
 }
 
-fn index() -> Box<dyn FnMut() -> Result<(), Failure>> {
+fn index() -> Work {
     let uids = made_up::uids(Uids::Paths, COUNT, 1);
     Box::new(move || {
         black_box(made_up::index_bytes(&uids, ShardFormat::V3, 1)?);
@@ -117,7 +119,7 @@ fn records() -> Vec<(String, Vec<u8>)> {
     (0..COUNT).map(|number| (format!("{number:06}.json"), made_up::record(&mut rng))).collect()
 }
 
-fn encode(codec: CodecChoice) -> Result<Box<dyn FnMut() -> Result<(), Failure>>, Failure> {
+fn encode(codec: CodecChoice) -> Result<Work, Failure> {
     let records = records();
     let mut encoder = Encoder::new(&PackOptions { codec, ..PackOptions::default() }, None)?;
     Ok(Box::new(move || {
@@ -128,7 +130,7 @@ fn encode(codec: CodecChoice) -> Result<Box<dyn FnMut() -> Result<(), Failure>>,
     }))
 }
 
-fn decode() -> Result<Box<dyn FnMut() -> Result<(), Failure>>, Failure> {
+fn decode() -> Result<Work, Failure> {
     let mut encoder = Encoder::new(&PackOptions::default(), None)?;
     let mut stored = Vec::new();
     for (uid, raw) in records() {

@@ -1,10 +1,14 @@
 //! `des bench` on a small folder.
 
 use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::support::{corpus, des, des_in, names, text};
+use crate::support::{corpus, des, des_command, des_in, file, names, text};
 
 #[test]
 fn it_packs_reads_back_compares_and_leaves_nothing_behind() {
@@ -69,4 +73,28 @@ fn what_cannot_be_measured_is_named() {
     assert!(ran.err.contains("/no/such/place"), "{}", ran.err);
     des(&["bench", "--files", "0"]).code(2);
     des(&["bench", "--codec", "gzip"]).code(2);
+}
+
+#[test]
+fn interrupted_it_leaves_nothing_behind_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let (input, place) = (dir.path().join("in"), dir.path().join("place"));
+    for number in 0..3_000 {
+        file(&input.join(number.to_string()), &[7; 500]);
+    }
+    fs::create_dir(&place).unwrap();
+    let mut child = des_command();
+    child.args(["bench", text(&input), "--dir", text(&place)]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = child.spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let has_begun = || names(&place).iter().any(|name| place.join(name).join("manifest.ndjson").exists());
+    while !has_begun() && child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "nothing was begun");
+        std::thread::yield_now();
+    }
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    let code = child.wait().unwrap().code();
+    // It may have been faster than the signal.
+    assert!(matches!(code, Some(130 | 0)), "{code:?}");
+    assert_eq!(names(&place), Vec::<String>::new());
 }

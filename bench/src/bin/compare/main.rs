@@ -91,19 +91,30 @@ fn main() -> Result<(), Failure> {
     };
     let corpus = corpus(&args, scratch.path())?;
     eprintln!("{} in {}", corpus.summary(), corpus.root.display());
+    let mut failed = Vec::new();
     for part in &args.parts {
+        // A scratch folder of its own: what a part that failed has left is not in the way of the next.
+        let scratch = tempfile::tempdir_in(scratch.path())?;
         let measured = match part {
-            Part::Local => local::measure(&args, &corpus, scratch.path())?,
-            Part::S3 => s3::measure(&args, &corpus, scratch.path())?,
-            Part::Sizes => sizes::measure(&args, &corpus, scratch.path())?,
-            Part::Index => index::measure(&args)?,
+            Part::Local => local::measure(&args, &corpus, scratch.path()),
+            Part::S3 => s3::measure(&args, &corpus, scratch.path()),
+            Part::Sizes => sizes::measure(&args, &corpus, scratch.path()),
+            Part::Index => index::measure(&args),
         };
-        println!("{}", measured.text());
-        if let Some(page) = &args.write {
-            measured.write(page)?;
+        match measured {
+            Ok(measured) => {
+                println!("{}", measured.text());
+                if let Some(page) = &args.write {
+                    measured.write(page)?;
+                }
+            }
+            Err(error) => {
+                eprintln!("{part:?} could not be measured: {error}");
+                failed.push(format!("{part:?}"));
+            }
         }
     }
-    Ok(())
+    if failed.is_empty() { Ok(()) } else { Err(format!("not measured: {}", failed.join(", ")).into()) }
 }
 
 fn corpus(args: &Args, scratch: &std::path::Path) -> Result<Corpus, Failure> {

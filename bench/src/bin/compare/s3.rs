@@ -80,6 +80,10 @@ async fn uploaded(weed: &SeaweedFs, few: &Corpus, scratch: &Path) -> Result<f64,
         ("ENDPOINT", &weed.endpoint()),
         ("NO_CHECK_BUCKET", "true"),
     ];
+    // What is set for another server, a bundle of certificates for example, is not for this one.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
+        rclone.env_remove(name);
+    }
     for (name, value) in settings {
         rclone.env(format!("RCLONE_CONFIG_WEED_{name}"), value);
     }

@@ -36,7 +36,7 @@ pub(super) fn measure(args: &Args, corpus: &Corpus, scratch: &Path) -> Result<Me
     for files in [1_000, 10_000] {
         let shards = parts(corpus, files, args.seed);
         if !shards.is_empty() {
-            let what = format!("{} shards of {} files", shards.len(), grouped(files as f64));
+            let what = format!("{} files a shard ({} of them)", grouped(files as f64), shards.len());
             all.push(runtime.block_on(sizes(what, &shards, scratch))?);
         }
     }
