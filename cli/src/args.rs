@@ -138,7 +138,7 @@ pub(crate) struct PackArgs {
     /// Save the list of files that could not be packed, as NDJSON that is a manifest again
     #[arg(long, value_name = "FILE")]
     pub(crate) failures: Option<PathBuf>,
-    /// Shards packed side by side; one a core when not set
+    /// Shards packed side by side; one a core when not set, and eight small ones in the place of one
     #[arg(long, short = 'j', value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) jobs: Option<u16>,
     /// Folder for temporary files of planning

@@ -16,7 +16,7 @@ const UNIT: u64 = 1024;
 /// Threads that read local files at the same time, for one that compresses: files that are in no cache, or on a share,
 /// are waited for.
 const READERS: usize = 8;
-/// Buffers kept for batches, for one thread that compresses, and for parts.
+/// Buffers kept for batches, for one thread that compresses, and for parts: as many as small shards are packed at once.
 const KEPT: usize = 8;
 
 /// Limits shared by all packs of a process. Cheap to clone.
@@ -43,7 +43,7 @@ impl Budget {
             readers: Arc::new(Semaphore::new(READERS * threads)),
             // One byte more than a batch: the last file's end is looked for.
             batches: Pool::new(BATCH_BYTES as usize + 1, KEPT * threads),
-            parts: Pool::new(PART_ROOM, KEPT),
+            parts: Pool::new(PART_ROOM, KEPT * threads),
         }
     }
 
