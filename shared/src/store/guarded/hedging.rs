@@ -89,10 +89,13 @@ impl Latencies {
         self.since += 1;
         if self.recent.len() >= ENOUGH && (self.since >= EVERY || self.delay.is_none()) {
             self.since = 0;
-            let mut sorted: Vec<Duration> = self.recent.iter().copied().collect();
-            sorted.sort_unstable();
+            let mut recent: Vec<Duration> = self.recent.iter().copied().collect();
+            // Not sorted: two numbers are wanted, and this is done for every call of a near store.
             #[expect(clippy::cast_sign_loss, reason = "quantiles are not below zero")]
-            let at = |quantile: f64| sorted[((sorted.len() - 1) as f64 * quantile) as usize];
+            let mut at = |quantile: f64| {
+                let place = ((recent.len() - 1) as f64 * quantile) as usize;
+                *recent.select_nth_unstable(place).1
+            };
             self.delay = Some(at(1.0 - share * USUAL_USE).min(at(0.9) * 2).max(FLOOR));
         }
     }
