@@ -116,7 +116,7 @@ impl Fetcher {
         }
         let key = PayloadKey { object: located.object.clone(), inline, form };
         // What the cache keeps takes no share of the budget, which is for what is on its way.
-        let load = async { self.read(replica, located, inline, form).await.map(|(bytes, _)| bytes) };
+        let load = move || async move { self.read(replica, located, inline, form).await.map(|(bytes, _)| bytes) };
         let bytes = self.payloads.get(key, load).await?;
         if bytes.len() <= FREE_BYTES {
             return Ok(bytes);

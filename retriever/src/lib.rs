@@ -41,7 +41,6 @@ use des_shared::service::{self, Drain, Readiness, Shutdown};
 use des_shared::store::zones::Zones;
 use tokio::task::JoinHandle;
 
-use crate::api::Api;
 use crate::batch::Batches;
 use crate::cache::IndexCache;
 use crate::cache::disk::DiskCache;
@@ -179,14 +178,14 @@ fn router(
 ) -> Router {
     let readiness = files.places.readiness(Readiness::new(shutdown.clone()));
     let deadline = Deadline { limit: config.endurance.request_deadline, passed: metrics.deadlines_passed() };
-    let api = Api {
+    let api = api::Shared {
         files: files.clone(),
         batches: Arc::new(Batches::new(config.batch_max_files)),
         metrics,
         cache_control: config.cache_control(),
         clock: deps.clock.clone(),
     };
-    api::routes(api)
+    api::routes(api.into())
         .merge(graphql::routes(files))
         .merge(service::health_routes(readiness, deps.metrics))
         .finish("DES retriever", "Finds a file in its shard and serves it.")

@@ -59,8 +59,11 @@ impl CacheKind {
 pub(crate) struct RetrieverMetrics {
     backend: &'static str,
     retrievals: IntCounterVec,
-    seconds: HistogramVec,
+    /// Requests for files answered with 200: looking a metric up by its labels costs more than counting.
+    served: IntCounter,
+    seconds: Histogram,
     reads: IntCounterVec,
+    payload_reads: IntCounter,
     decompress: Histogram,
     /// By [`CacheKind`].
     cache_hits: [IntCounter; CacheKind::ALL.len()],
@@ -105,15 +108,17 @@ impl RetrieverMetrics {
         let hits = counters("des_cache_hit_total", "What was wanted and in a cache, by kind.", &["kind"]);
         let misses = counters("des_cache_miss_total", "What was wanted and not in a cache, by kind.", &["kind"]);
         let (hits, misses) = (metrics.register(hits), metrics.register(misses));
+        let (retrievals, reads) = (metrics.register(retrievals), metrics.register(reads));
+        let seconds = HistogramVec::new(seconds.buckets(SECONDS.to_vec()), &["backend"]).expect("a well-formed name");
         let cache_bytes = Opts::new("des_cache_bytes", "Bytes in a memory cache, as it weighs them, by kind.");
         let cache_bytes = IntGaugeVec::new(cache_bytes, &["kind"]).expect("a well-formed name");
         Self {
             backend,
-            retrievals: metrics.register(retrievals),
-            seconds: metrics.register(
-                HistogramVec::new(seconds.buckets(SECONDS.to_vec()), &["backend"]).expect("a well-formed name"),
-            ),
-            reads: metrics.register(reads),
+            served: retrievals.with_label_values(&[backend, StatusCode::OK.as_str()]),
+            retrievals,
+            seconds: metrics.register(seconds).with_label_values(&[backend]),
+            payload_reads: reads.with_label_values(&[backend, ReadKind::Payload.label()]),
+            reads,
             decompress: metrics.register(
                 Histogram::with_opts(decompress.buckets(DECOMPRESS_SECONDS.to_vec())).expect("a well-formed name"),
             ),
@@ -154,12 +159,18 @@ impl RetrieverMetrics {
     }
 
     pub(crate) fn request_answered(&self, status: StatusCode, took: Duration) {
-        self.retrievals.with_label_values(&[self.backend, status.as_str()]).inc();
-        self.seconds.with_label_values(&[self.backend]).observe(took.as_secs_f64());
+        match status {
+            StatusCode::OK => self.served.inc(),
+            status => self.retrievals.with_label_values(&[self.backend, status.as_str()]).inc(),
+        }
+        self.seconds.observe(took.as_secs_f64());
     }
 
     pub(crate) fn shard_read(&self, kind: ReadKind) {
-        self.reads.with_label_values(&[self.backend, kind.label()]).inc();
+        match kind {
+            ReadKind::Payload => self.payload_reads.inc(),
+            kind => self.reads.with_label_values(&[self.backend, kind.label()]).inc(),
+        }
     }
 
     pub(crate) fn decompressed(&self, took: Duration) {

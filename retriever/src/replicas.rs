@@ -40,6 +40,15 @@ where
     if let [only] = replicas {
         return ask(only, BesideDamage::Accept).await;
     }
+    Box::pin(among(replicas, patience, ask)).await
+}
+
+/// The same where there are several. Boxed by its caller: most zones have one store, and need no room for this.
+async fn among<'a, T, Ask, Fut>(replicas: &'a [Arc<Replica>], patience: Duration, ask: Ask) -> Result<Option<T>, Error>
+where
+    Ask: Fn(&'a Arc<Replica>, BesideDamage) -> Fut,
+    Fut: Future<Output = Result<Option<T>, Error>>,
+{
     let mut order: Vec<usize> = (0..replicas.len()).collect();
     order.sort_by_key(|at| !replicas[*at].guard.would_pass());
     let mut order = order.into_iter().peekable();
@@ -116,7 +125,7 @@ impl Files {
         beside: BesideDamage,
     ) -> Result<Option<Answer>, Error> {
         match self.once(replica, slot, wanted, (Freshness::Cached, beside)).await {
-            Err(Error::Moving { .. }) => self.once(replica, slot, wanted, (Freshness::New, beside)).await,
+            Err(Error::Moving { .. }) => Box::pin(self.once(replica, slot, wanted, (Freshness::New, beside))).await,
             other => other,
         }
     }

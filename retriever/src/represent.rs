@@ -73,7 +73,10 @@ pub(crate) fn content_type(entry: &Entry) -> String {
         let fits = field.contains('/') && field.bytes().all(|b| (0x20..0x7f).contains(&b)) && field.len() <= 256;
         fits.then(|| field.to_owned())
     });
-    said.unwrap_or_else(|| mime_guess::from_path(&entry.uid).first_or_octet_stream().to_string())
+    said.unwrap_or_else(|| {
+        let guessed = mime_guess::from_path(&entry.uid);
+        guessed.first_raw().unwrap_or("application/octet-stream").to_owned()
+    })
 }
 
 /// Whether a browser only shows what has this type. Everything else is sent with a policy under which it runs nothing

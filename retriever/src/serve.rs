@@ -171,21 +171,29 @@ impl Files {
                 let bytes = self.fetcher.inline(replica, located, inline, form).await?;
                 Ok(Body::Bytes(bytes.slice(range.start as usize..range.end as usize)))
             }
-            Location::BigFile { sha256, size } if range == (0..size) => {
-                Ok(Body::Stream(self.fetcher.big_file(replica, &self.bigfiles_prefix, sha256, size).await?))
-            }
-            Location::BigFile { sha256, size } => {
-                let permit = self.fetcher.pay(STREAM_BYTES).await?;
-                let part = self.parts.read(&replica.source, &self.bigfiles_prefix, (sha256, size), range).await;
-                let part = part.map_err(|e| Error::at_zone(&replica.zone, e))?;
-                let paid = part.map(move |chunk| {
-                    // Held as long as the stream.
-                    let _ = &permit;
-                    chunk
-                });
-                Ok(Body::Stream(paid.boxed()))
-            }
+            // Boxed: what big files need would make the future of every request larger.
+            Location::BigFile { sha256, size } => Box::pin(self.big_body(replica, (sha256, size), range)).await,
         }
+    }
+
+    async fn big_body(
+        &self,
+        replica: &Replica,
+        (sha256, size): ([u8; 32], u64),
+        range: Range<u64>,
+    ) -> Result<Body, Error> {
+        if range == (0..size) {
+            return Ok(Body::Stream(self.fetcher.big_file(replica, &self.bigfiles_prefix, sha256, size).await?));
+        }
+        let permit = self.fetcher.pay(STREAM_BYTES).await?;
+        let part = self.parts.read(&replica.source, &self.bigfiles_prefix, (sha256, size), range).await;
+        let part = part.map_err(|e| Error::at_zone(&replica.zone, e))?;
+        let paid = part.map(move |chunk| {
+            // Held as long as the stream.
+            let _ = &permit;
+            chunk
+        });
+        Ok(Body::Stream(paid.boxed()))
     }
 }
 

@@ -5,6 +5,7 @@ mod deleting;
 mod files;
 mod request;
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
@@ -19,15 +20,32 @@ use crate::serve::Files;
 
 pub(crate) use request::file_of;
 
-/// What the handlers share.
+/// What the handlers share. Cloned several times for each request, so it is one pointer.
 #[derive(Clone)]
-pub(crate) struct Api {
+pub(crate) struct Api(Arc<Shared>);
+
+/// The content of [`Api`].
+pub(crate) struct Shared {
     pub(crate) files: Arc<Files>,
     pub(crate) batches: Arc<Batches>,
     pub(crate) metrics: RetrieverMetrics,
     /// `Cache-Control` of files.
     pub(crate) cache_control: HeaderValue,
     pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl From<Shared> for Api {
+    fn from(shared: Shared) -> Self {
+        Self(Arc::new(shared))
+    }
+}
+
+impl Deref for Api {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
 }
 
 /// The routes of files. `{*uid}` takes everything behind the slash, further slashes included. A new route is a line here

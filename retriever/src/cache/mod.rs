@@ -159,7 +159,7 @@ impl IndexCache {
     /// An opened shard.
     pub(crate) async fn shard(&self, replica: &Replica, listed: &Listed) -> Result<Arc<RemoteShard>, Error> {
         let key = Key::Shard(listed.id.clone());
-        let load = async {
+        let load = move || async move {
             let opened = RemoteShard::open_listed(replica.source.clone(), &listed.meta).await;
             Ok(Value::Shard(Arc::new(opened.map_err(|e| Error::at_zone(&replica.zone, e))?)))
         };
@@ -179,7 +179,7 @@ impl IndexCache {
         number: usize,
     ) -> Result<Arc<Block>, Error> {
         let key = block_key(id, number);
-        let load = async {
+        let load = move || async move {
             let wrap = |e: ArchiveError| Error::at_zone(&replica.zone, e);
             if let Some(block) = shard.kept_block(number).await.map_err(wrap)? {
                 return Ok(Value::Block(Arc::new(block)));
@@ -229,21 +229,21 @@ impl IndexCache {
     }
 
     /// The value of `key`, read with `load` when it is not there.
-    async fn get<F>(&self, kind: CacheKind, replica: &Replica, key: Key, load: F) -> Result<Value, Error>
+    async fn get<Load, Fut>(&self, kind: CacheKind, replica: &Replica, key: Key, load: Load) -> Result<Value, Error>
     where
-        F: Future<Output = Result<Value, Error>>,
+        Load: FnOnce() -> Fut,
+        Fut: Future<Output = Result<Value, Error>>,
     {
         if let Some(value) = self.entries.get(&key).await {
             self.metrics.cache_asked(kind, true);
             return Ok(value);
         }
         self.metrics.cache_asked(kind, false);
-        let permitted = async {
+        // Made only now, and boxed: what a miss needs would make the future of every hit larger.
+        let loading = Box::pin(self.entries.try_get_with(key, async {
             let _permit = replica.turns.reads.acquire().await.expect("never closed");
-            load.await
-        };
-        // Boxed: what a miss needs would make the future of every hit larger.
-        let loading = Box::pin(self.entries.try_get_with(key, permitted));
+            load().await
+        }));
         let value = loading.await.map_err(|e| Error::clone(&e))?;
         self.metrics.cache_weighs(CacheKind::Directory, self.entries.weighted_size());
         Ok(value)

@@ -50,18 +50,21 @@ impl Payloads {
     }
 
     /// The bytes of a file, read with `load` when they are not there; by one for all who want them at the same time.
-    pub(crate) async fn get<F>(&self, key: PayloadKey, load: F) -> Result<Bytes, Error>
+    pub(crate) async fn get<Load, Fut>(&self, key: PayloadKey, load: Load) -> Result<Bytes, Error>
     where
-        F: Future<Output = Result<Bytes, Error>>,
+        Load: FnOnce() -> Fut,
+        Fut: Future<Output = Result<Bytes, Error>>,
     {
         if let Some(bytes) = self.files.get(&key).await {
             self.metrics.cache_asked(CacheKind::Payload, true);
             return Ok(bytes);
         }
         self.metrics.cache_asked(CacheKind::Payload, false);
-        // A copy of its own: what was read may be a piece of a larger buffer, which would live as long.
-        let kept = async { load.await.map(|bytes| Bytes::copy_from_slice(&bytes)) };
-        let bytes = Box::pin(self.files.try_get_with(key, kept)).await.map_err(|e| Error::clone(&e))?;
+        let loading = Box::pin(self.files.try_get_with(key, async {
+            // A copy of its own: what was read may be a piece of a larger buffer, which would live as long.
+            load().await.map(|bytes| Bytes::copy_from_slice(&bytes))
+        }));
+        let bytes = loading.await.map_err(|e| Error::clone(&e))?;
         self.metrics.cache_weighs(CacheKind::Payload, self.files.weighted_size());
         Ok(bytes)
     }

@@ -10,7 +10,7 @@ use crate::segment::{CodecChoice, ShardFormat};
 use crate::shard::{Codec, Entry, Location, ShardError, ShardWriter, TAIL_READ_BYTES, Version};
 use crate::store::call::Operation;
 use crate::store::faults::{Fault, FaultStore, Rule};
-use crate::store::{ObjectStore, SharedStore, StoreErrorKind};
+use crate::store::{ByteRange, ObjectStore, SharedStore, StoreErrorKind};
 
 const KEY: &str = "20250310_1F_0000.des";
 
@@ -140,33 +140,73 @@ async fn old_shards_tell_their_version_without_the_header() {
     }
 }
 
+/// Bytes that calls asked for.
+fn asked_for(calls: &[RecordedCall]) -> u64 {
+    calls
+        .iter()
+        .map(|call| match &call.range {
+            Some(ByteRange::Span(span)) => span.end - span.start,
+            Some(ByteRange::Suffix(n)) => *n,
+            Some(ByteRange::Full) | None => 0,
+        })
+        .sum()
+}
+
+#[tokio::test]
+async fn finding_one_of_a_hundred_thousand_files_takes_a_small_part_of_the_index() {
+    let bench = Bench::new();
+    let (bytes, files) = long_index(ShardFormat::V3, 100_000);
+    bench.put(KEY, bytes);
+    let shard = RemoteShard::open(bench.store(), KEY).await.expect("opened");
+    shard.find(&files[71_234].0).await.expect("readable").expect("there");
+    let calls = bench.calls();
+    assert!(calls.len() == 2 && asked_for(&calls) < 400_000, "{calls:?}");
+}
+
+/// Hundredths of a second that all threads of this process have computed so far.
+fn computed() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
+    let (_, fields) = stat.rsplit_once(')').expect("the name is in brackets");
+    let field = |at: usize| fields.split_whitespace().nth(at).and_then(|field| field.parse::<u64>().ok());
+    field(11).expect("user time") + field(12).expect("system time")
+}
+
 /// `cargo test -p des-shared --release archive::tests::measure -- --ignored --nocapture`
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn measure_cold_look_ups() {
+    const ROUNDS: usize = 1000;
     let bench = Bench::new();
     for (format, count) in [(ShardFormat::V3, 100_000), (ShardFormat::V2, 100_000), (ShardFormat::V3, 2_000)] {
         let (bytes, files) = long_index(format, count);
         bench.put(KEY, bytes);
         let (mut open, mut find) = (Vec::new(), Vec::new());
         let mut heap = 0;
-        for round in 0..200 {
+        let rounds = if format == ShardFormat::V3 { ROUNDS } else { ROUNDS / 10 };
+        let before = computed();
+        for round in 0..rounds {
             let began = std::time::Instant::now();
             let shard = RemoteShard::open(bench.store(), KEY).await.expect("opened");
             let opened = std::time::Instant::now();
-            shard.find(&files[round * 9].0).await.expect("readable").expect("there");
+            shard.find(&files[round].0).await.expect("readable").expect("there");
             find.push(opened.elapsed());
             open.push(opened - began);
             heap = shard.heap_bytes();
         }
+        let cpu_ms = (computed() - before) as f64 * 10.0 / rounds as f64;
+        let calls = bench.calls();
         open.sort_unstable();
         find.sort_unstable();
         println!(
-            "{format} with {count} files: open {:?}, find {:?} (medians), {:.1} bytes of memory a file",
-            open[100],
-            find[100],
+            "{format} with {count} files: open {:?}, find {:?} (medians), both {cpu_ms:.3} ms of CPU, {:.1} reads of {} bytes, \
+             {:.1} bytes of memory a file",
+            open[rounds / 2],
+            find[rounds / 2],
+            calls.len() as f64 / rounds as f64,
+            asked_for(&calls) / rounds as u64,
             heap as f64 / f64::from(count)
         );
+        assert!(format != ShardFormat::V3 || cpu_ms < 2.0, "{cpu_ms} ms of CPU");
     }
 }
 

@@ -101,11 +101,9 @@ impl Entry {
 
 /// Lower-case hexadecimal, as big files are named.
 pub fn hex32(hash: &[u8; 32]) -> String {
-    use fmt::Write;
-    hash.iter().fold(String::with_capacity(64), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-        text
-    })
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |four: u8| char::from(DIGITS[usize::from(four)]);
+    hash.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// Reads 64 lower-case hexadecimal digits; anything else is `None`.

@@ -1,11 +1,12 @@
 //! Counts what is asked of stores. No key, bucket or uid is in a label.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use super::call::Operation;
 use super::{
@@ -16,20 +17,31 @@ use super::{
 /// Seconds: from a small read of a near store to an upload attempt that is about to be given up.
 const BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 20.0, 120.0];
 
+const OPERATIONS: usize = Operation::Open as usize + 1;
+
 /// The metrics of all stores of a process.
 #[derive(Clone, Debug)]
 pub struct StoreMetrics {
     calls: IntCounterVec,
+    /// By [`Operation`]: looking a metric up by its labels costs more than counting.
+    usual: Arc<[OnceLock<Usual>; OPERATIONS]>,
     seconds: HistogramVec,
     in_flight: IntGauge,
-    bytes: IntCounterVec,
+    bytes_read: IntCounter,
+    bytes_written: IntCounter,
+}
+
+/// What a call that ends well counts in.
+#[derive(Debug)]
+struct Usual {
+    ok: IntCounter,
+    seconds: Histogram,
 }
 
 /// One call under way. Dropping it unfinished counts it as cancelled.
 struct Running<'a> {
     metrics: &'a StoreMetrics,
-    operation: &'static str,
-    seconds: Histogram,
+    operation: Operation,
     began: Instant,
     finished: bool,
 }
@@ -44,40 +56,53 @@ impl StoreMetrics {
         let calls = Opts::new("des_s3_calls_total", "Attempts of store operations by operation and outcome.");
         let seconds = HistogramOpts::new("des_s3_call_seconds", "Seconds an attempt of a store operation takes.");
         let bytes = Opts::new("des_s3_bytes_total", "Bytes read from and written to stores.");
+        let bytes = IntCounterVec::new(bytes, &["direction"])?;
         let metrics = Self {
             calls: IntCounterVec::new(calls, &["operation", "status"])?,
+            usual: Arc::default(),
             seconds: HistogramVec::new(seconds.buckets(BUCKETS.to_vec()), &["operation"])?,
             in_flight: IntGauge::new("des_s3_calls_in_flight", "Store operations under way.")?,
-            bytes: IntCounterVec::new(bytes, &["direction"])?,
+            bytes_read: bytes.with_label_values(&["read"]),
+            bytes_written: bytes.with_label_values(&["written"]),
         };
         registry.register(Box::new(metrics.calls.clone()))?;
         registry.register(Box::new(metrics.seconds.clone()))?;
         registry.register(Box::new(metrics.in_flight.clone()))?;
-        registry.register(Box::new(metrics.bytes.clone()))?;
+        registry.register(Box::new(bytes))?;
         Ok(metrics)
     }
 
     fn call_started(&self, operation: Operation) -> Running<'_> {
         self.in_flight.inc();
-        let operation = operation.label();
-        let seconds = self.seconds.with_label_values(&[operation]);
-        Running { metrics: self, operation, seconds, began: Instant::now(), finished: false }
+        Running { metrics: self, operation, began: Instant::now(), finished: false }
+    }
+
+    fn usual(&self, operation: Operation) -> &Usual {
+        self.usual[operation as usize].get_or_init(|| Usual {
+            ok: self.calls.with_label_values(&[operation.label(), "ok"]),
+            seconds: self.seconds.with_label_values(&[operation.label()]),
+        })
     }
 
     fn bytes_read(&self, n: usize) {
-        self.bytes.with_label_values(&["read"]).inc_by(n as u64);
+        self.bytes_read.inc_by(n as u64);
     }
 
     fn bytes_written(&self, n: usize) {
-        self.bytes.with_label_values(&["written"]).inc_by(n as u64);
+        self.bytes_written.inc_by(n as u64);
     }
 }
 
 impl Running<'_> {
     fn finished<T>(mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        let status = result.as_ref().err().map_or("ok", |error| error.kind.label());
-        self.metrics.calls.with_label_values(&[self.operation, status]).inc();
-        self.seconds.observe(self.began.elapsed().as_secs_f64());
+        let usual = self.metrics.usual(self.operation);
+        match &result {
+            Ok(_) => usual.ok.inc(),
+            Err(error) => {
+                self.metrics.calls.with_label_values(&[self.operation.label(), error.kind.label()]).inc();
+            }
+        }
+        usual.seconds.observe(self.began.elapsed().as_secs_f64());
         self.finished = true;
         result
     }
@@ -87,7 +112,7 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.metrics.in_flight.dec();
         if !self.finished {
-            self.metrics.calls.with_label_values(&[self.operation, "cancelled"]).inc();
+            self.metrics.calls.with_label_values(&[self.operation.label(), "cancelled"]).inc();
         }
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! - The delay is learnt from recent calls of the same kind: about as long as all but the slowest take, so that the
 //!   calls that reach it fit the budget. Where more than that are slow, twice the 90th percentile bounds it: otherwise a
-//!   few slow calls too many in the window would make slow the new normal.
+//!   few slow calls too many in the window would make slow the new normal. Never less than twice the median: where the
+//!   slowest usual calls are not much slower than the others, a second one would hardly overtake them, and a store that
+//!   is busy would only have more to do.
 //! - The budget: every call earns a share of a token, a second call costs one, and at first there are none. So there are
 //!   never more than that share of second calls, from the first call on. A call that finds no token looks again later.
 //! - Only reads are sent twice, and only small ones.
@@ -89,11 +91,15 @@ impl Latencies {
         self.since += 1;
         if self.recent.len() >= ENOUGH && (self.since >= EVERY || self.delay.is_none()) {
             self.since = 0;
-            let mut sorted: Vec<Duration> = self.recent.iter().copied().collect();
-            sorted.sort_unstable();
+            let mut recent: Vec<Duration> = self.recent.iter().copied().collect();
+            // Not sorted: two numbers are wanted, and this is done for every call of a near store.
             #[expect(clippy::cast_sign_loss, reason = "quantiles are not below zero")]
-            let at = |quantile: f64| sorted[((sorted.len() - 1) as f64 * quantile) as usize];
-            self.delay = Some(at(1.0 - share * USUAL_USE).min(at(0.9) * 2).max(FLOOR));
+            let mut at = |quantile: f64| {
+                let place = ((recent.len() - 1) as f64 * quantile) as usize;
+                *recent.select_nth_unstable(place).1
+            };
+            let (most, least) = (at(0.9) * 2, at(0.5) * 2);
+            self.delay = Some(at(1.0 - share * USUAL_USE).clamp(least, most).max(FLOOR));
         }
     }
 }
@@ -159,8 +165,9 @@ mod tests {
             hedging.call_took(Kind::Small, ms(10));
         }
         for n in 0..REMEMBERED as u64 {
-            // Between 10 and 20 ms, and two of a hundred slow.
-            hedging.call_took(Kind::Small, if n % 50 == 7 { ms(500) } else { ms(10 + n % 11) });
+            // Mostly 6 ms, some up to 20 ms, and two of a hundred slow.
+            let usual = if n % 4 == 0 { ms(10 + n % 11) } else { ms(6) };
+            hedging.call_took(Kind::Small, if n % 50 == 7 { ms(500) } else { usual });
         }
         let delay = hedging.call_began(Kind::Small).expect("known");
         assert!((ms(18)..=ms(20)).contains(&delay), "{delay:?}");
@@ -171,6 +178,11 @@ mod tests {
         }
         let delay = hedging.call_began(Kind::Small).expect("known");
         assert!(delay <= ms(40), "{delay:?}");
+        // All about the same: one that waits for longer than two others would have taken is no usual one.
+        for n in 0..REMEMBERED as u64 {
+            hedging.call_took(Kind::Medium, ms(10 + n % 3));
+        }
+        assert_eq!(hedging.call_began(Kind::Medium), Some(ms(22)));
         for _ in 0..REMEMBERED {
             hedging.call_took(Kind::Head, Duration::from_micros(80));
         }

@@ -94,13 +94,15 @@ impl Limiter {
         true
     }
 
-    /// A call succeeded.
-    pub(super) fn succeeded(&self) {
+    /// A call succeeded. True when the limit rose.
+    pub(super) fn succeeded(&self) -> bool {
         let mut state = self.lock();
-        if state.limit < self.ceiling as f64 {
+        let cut = state.limit < self.ceiling as f64;
+        if cut {
             state.limit = (state.limit + 1.0 / state.limit).min(self.ceiling as f64);
             self.fit(&mut state);
         }
+        cut
     }
 
     /// The limit as it is now, in calls.

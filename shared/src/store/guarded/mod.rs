@@ -286,8 +286,9 @@ impl GuardedStore {
         let (guard, limit) = (&self.guard, |limiter: &Limiter| i64::try_from(limiter.limit()).unwrap_or(i64::MAX));
         match answer.as_ref().map_err(|error| error.kind) {
             Ok(_) => {
-                guard.limiter.succeeded();
-                guard.metrics.limit.set(limit(&guard.limiter));
+                if guard.limiter.succeeded() {
+                    guard.metrics.limit.set(limit(&guard.limiter));
+                }
                 Outcome::Alive
             }
             // It is there, and busy: the limiter's matter.

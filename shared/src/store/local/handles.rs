@@ -1,8 +1,8 @@
 //! Files kept open: a piece of one that is in the page cache is read with two calls of the system, on the thread that
 //! asks. Opening, reading and closing on a thread for blocking work costs several times as much as the piece itself.
 //!
-//! What is at the path decides: a file that was replaced, changed or removed since it was opened is looked at with the
-//! first of the two calls, and then this module has nothing. It never waits for a disk.
+//! What is at the path decides: a file that was replaced, renamed, changed or removed since it was opened says so when it is
+//! asked with the first of the two calls, and then this module has nothing. It never waits for a disk.
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
@@ -21,6 +21,9 @@ use super::super::{ByteRange, Fetched, ObjectMeta};
 const MAX_OPEN: usize = 128;
 /// A file that nobody reads for so long is closed: the room of a removed one is free only then.
 const IDLE: Duration = Duration::from_secs(5);
+/// How long it is believed that a folder on the way to a file was not replaced by another. Of the file itself that is not
+/// believed at all: when it is replaced, removed, renamed or written to, the open file says so.
+const SAME_FOLDER_MS: u64 = 50;
 /// Longer pieces are read elsewhere, so that copying one holds nobody up.
 const MAX_PIECE: u64 = 256 * 1024;
 
@@ -39,6 +42,8 @@ struct OpenFile {
     identity: Identity,
     meta: ObjectMeta,
     used_ms: AtomicU64,
+    /// When the name led to this file last.
+    named_ms: AtomicU64,
 }
 
 /// What another file, or the same with other bytes, has otherwise.
@@ -48,12 +53,17 @@ struct Identity {
     inode: u64,
     size: u64,
     modified: (i64, i64),
+    /// Names it has, and when it or one of them changed: it may lose the one that is asked for.
+    links: u64,
+    changed: (i64, i64),
 }
 
 impl From<&Metadata> for Identity {
     fn from(metadata: &Metadata) -> Self {
         let modified = (metadata.mtime(), metadata.mtime_nsec());
-        Self { device: metadata.dev(), inode: metadata.ino(), size: metadata.size(), modified }
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        let (device, inode, links) = (metadata.dev(), metadata.ino(), metadata.nlink());
+        Self { device, inode, size: metadata.size(), modified, links, changed }
     }
 }
 
@@ -75,7 +85,7 @@ impl Handles {
         }
         // A map of open files has no state that a panic could leave broken.
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner).get(key)?.clone();
-        if fs::symlink_metadata(&open.path).ok().is_none_or(|now| Identity::from(&now) != open.identity) {
+        if !open.is_current(now_ms) {
             self.forget(key, &open);
             return None;
         }
@@ -91,9 +101,10 @@ impl Handles {
 
     /// Keeps a file that was just opened. Its metadata is that of the open file.
     pub(super) fn keep(&self, path: PathBuf, file: File, metadata: &Metadata, meta: &ObjectMeta) {
-        let used_ms = AtomicU64::new(self.now_ms());
+        // When the name led to it is for the next read to find out.
+        let (used_ms, named_ms) = (AtomicU64::new(self.now_ms()), AtomicU64::new(0));
         let identity = Identity::from(metadata);
-        let opened = Arc::new(OpenFile { file, path, identity, meta: meta.clone(), used_ms });
+        let opened = Arc::new(OpenFile { file, path, identity, meta: meta.clone(), used_ms, named_ms });
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= MAX_OPEN && !open.contains_key(&meta.key) {
             let used = |open: &OpenFile| open.used_ms.load(Ordering::Relaxed);
@@ -126,6 +137,19 @@ impl Handles {
 }
 
 impl OpenFile {
+    /// Whether the name still leads to this file, and the file is as it was. The open file is asked, which costs a third
+    /// of what a walk along the path does, and now and then the path.
+    fn is_current(&self, now_ms: u64) -> bool {
+        let named = self.named_ms.load(Ordering::Relaxed);
+        let walk = named == 0 || now_ms.saturating_sub(named) >= SAME_FOLDER_MS;
+        let now = if walk { fs::symlink_metadata(&self.path) } else { self.file.metadata() };
+        let same = now.is_ok_and(|now| Identity::from(&now) == self.identity);
+        if same && walk {
+            self.named_ms.store(now_ms.max(1), Ordering::Relaxed);
+        }
+        same
+    }
+
     /// Where a short piece lies; `None` for a long one, one of nothing and one that is not there.
     fn piece(&self, range: &ByteRange) -> Option<(u64, u64)> {
         let size = self.meta.size;

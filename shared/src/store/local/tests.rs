@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -85,6 +85,24 @@ async fn what_is_kept_open_is_not_taken_for_what_is_there() {
     fs::write(dir.path().join("target"), "elsewhere").expect("written");
     symlink(dir.path().join("target"), &path).expect("a link");
     assert_eq!(read().await, Err(StoreErrorKind::Denied));
+}
+
+#[tokio::test]
+async fn a_file_that_moved_away_is_not_read_any_more() {
+    let (dir, store) = store();
+    let path = dir.path().join("k");
+    fs::write(&path, "one").expect("written");
+    store.get("k", ByteRange::Full).await.expect("read");
+    assert!(store.handles.read_now("k", &ByteRange::Full).is_some_and(|fetched| fetched.bytes == "one"));
+    // The file system's clock ticks a few hundred times a second; a change within a tick of the last is seen a little later.
+    let changed = |path: &Path| fs::metadata(path).map(|m| (m.ctime(), m.ctime_nsec())).expect("metadata");
+    fs::write(dir.path().join("clock"), "tick").expect("written");
+    while changed(&path) == changed(&dir.path().join("clock")) {
+        fs::write(dir.path().join("clock"), "tick").expect("written");
+    }
+    fs::rename(&path, dir.path().join("moved")).expect("renamed");
+    assert!(store.handles.read_now("k", &ByteRange::Full).is_none());
+    assert_eq!(store.get("k", ByteRange::Full).await.expect_err("moved").kind, StoreErrorKind::NotFound);
 }
 
 #[tokio::test]
