@@ -24,21 +24,30 @@ pub(crate) struct Deadline {
     pub(crate) passed: IntCounter,
 }
 
-/// Drops a request whose answer has not begun in time.
-pub(crate) async fn enforce(State(deadline): State<Deadline>, request: Request, next: Next) -> Response {
-    let limit = match asked(request.headers()) {
-        Ok(asked) => asked.map_or(deadline.limit, |asked| asked.min(deadline.limit)),
-        Err(error) => return error.into_response(),
-    };
-    match tokio::time::timeout(limit, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => {
-            deadline.passed.inc();
+impl Deadline {
+    /// How long a request with these headers may take.
+    pub(crate) fn of(&self, headers: &HeaderMap) -> Result<Duration, Error> {
+        Ok(asked(headers)?.map_or(self.limit, |asked| asked.min(self.limit)))
+    }
+
+    /// Does something within a time, or drops it, which is counted and logged.
+    pub(crate) async fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Result<T, Error> {
+        tokio::time::timeout(limit, work).await.map_err(|_| {
+            self.passed.inc();
             let error = Error::DeadlinePassed { limit };
             tracing::warn!("not served: {error}");
-            error.into_response()
-        }
+            error
+        })
     }
+}
+
+/// Drops a request whose answer has not begun in time.
+pub(crate) async fn enforce(State(deadline): State<Deadline>, request: Request, next: Next) -> Response {
+    let answer = match deadline.of(request.headers()) {
+        Ok(limit) => deadline.within(limit, next.run(request)).await,
+        Err(error) => Err(error),
+    };
+    answer.unwrap_or_else(Error::into_response)
 }
 
 fn asked(headers: &HeaderMap) -> Result<Option<Duration>, Error> {

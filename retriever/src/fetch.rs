@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::cache::{PayloadKey, Payloads};
 use crate::error::Error;
 use crate::locate::Located;
-use crate::metrics::RetrieverMetrics;
+use crate::metrics::{CacheKind, RetrieverMetrics};
 use crate::places::Replica;
 
 /// Bytes of one permit of the budgets.
@@ -123,6 +123,24 @@ impl Fetcher {
         }
         let permit = self.pay(bytes.len() as u64).await?;
         Ok(Bytes::from_owner(Paid { bytes, _permit: permit }))
+    }
+
+    /// What the cache has of a file, in whatever form; nothing is read, and nothing is kept that was not.
+    pub(crate) async fn kept(&self, located: &Located, inline: Inline) -> Option<(Form, Bytes)> {
+        let forms = [(Form::Raw, inline.raw_len), (Form::Stored, inline.stored_len)];
+        if !forms.iter().any(|(_, bytes)| self.payloads.takes(*bytes)) {
+            return None;
+        }
+        let mut found = None;
+        for (form, _) in forms {
+            let key = PayloadKey { object: located.object.clone(), inline, form };
+            found = self.payloads.kept(&key).await.map(|bytes| (form, bytes));
+            if found.is_some() {
+                break;
+            }
+        }
+        self.metrics.cache_asked(CacheKind::Payload, found.is_some());
+        found
     }
 
     /// Reads and checks a file, with what it takes of the budget meanwhile.

@@ -39,6 +39,7 @@ use des_shared::clock::{Clock, Dice};
 use des_shared::metrics::Metrics;
 use des_shared::service::{self, Drain, Readiness, Shutdown};
 use des_shared::store::zones::Zones;
+use futures::future::OptionFuture;
 use tokio::task::JoinHandle;
 
 use crate::batch::Batches;
@@ -87,8 +88,8 @@ pub struct Retriever;
 #[derive(Debug)]
 pub struct Running {
     address: SocketAddr,
+    s3_address: Option<SocketAddr>,
     server: JoinHandle<io::Result<()>>,
-    s3_face: Option<(SocketAddr, JoinHandle<io::Result<()>>)>,
 }
 
 impl Retriever {
@@ -111,22 +112,28 @@ impl Retriever {
         let s3_face = match config.s3_face.clone() {
             None => None,
             Some(face) => {
-                let face = S3Face::new(face, files.clone(), (deps.clock.clone(), metrics.clone()));
-                Some(face.start(shutdown.clone(), drain).await?)
+                let deadline = deadline(&config, &metrics);
+                let face = S3Face::new(face, (files.clone(), deps.clock.clone()), (deadline, metrics.clone()));
+                Some(face.bind(shutdown.clone(), drain).await?)
             }
         };
+        let (s3_address, face) = s3_face.unzip();
         let router = gate.guard(router(&config, (deps, metrics, files), &shutdown));
-        let server = tokio::spawn(async move {
-            let served = tokio::select! {
+        let http = async move {
+            tokio::select! {
                 served = service::serve_with_notice(listener, router, shutdown, drain) => served,
                 never = watch => match never {},
-            };
+            }
+        };
+        let server = tokio::spawn(async move {
+            let (http, face) = tokio::join!(http, OptionFuture::from(face));
+            // Behind both: what either still answers while it drains goes through the disk.
             if let Some(disk) = disk {
                 disk.close().await;
             }
-            served
+            http.and(face.unwrap_or(Ok(())))
         });
-        Ok(Running { address, server, s3_face })
+        Ok(Running { address, s3_address, server })
     }
 }
 
@@ -138,7 +145,7 @@ impl Running {
 
     /// The address at which the S3 interface really listens, when there is one.
     pub fn s3_addr(&self) -> Option<SocketAddr> {
-        self.s3_face.as_ref().map(|(address, _)| *address)
+        self.s3_address
     }
 
     /// Returns when it has stopped.
@@ -146,11 +153,7 @@ impl Running {
     /// # Errors
     /// When a listener failed.
     pub async fn join(self) -> io::Result<()> {
-        let served = self.server.await.map_err(io::Error::other)?;
-        if let Some((_, face)) = self.s3_face {
-            face.await.map_err(io::Error::other)??;
-        }
-        served
+        self.server.await.map_err(io::Error::other)?
     }
 }
 
@@ -171,16 +174,20 @@ fn files_over(config: &Config, deps: &Deps, metrics: &RetrieverMetrics, disk: Op
     }
 }
 
+fn deadline(config: &Config, metrics: &RetrieverMetrics) -> Deadline {
+    Deadline { limit: config.endurance.request_deadline, passed: metrics.deadlines_passed() }
+}
+
 fn router(
     config: &Config,
     (deps, metrics, files): (Deps, RetrieverMetrics, Arc<Files>),
     shutdown: &Shutdown,
 ) -> Router {
     let readiness = files.places.readiness(Readiness::new(shutdown.clone()));
-    let deadline = Deadline { limit: config.endurance.request_deadline, passed: metrics.deadlines_passed() };
+    let deadline = deadline(config, &metrics);
     let api = api::Shared {
         files: files.clone(),
-        batches: Arc::new(Batches::new(config.batch_max_files)),
+        batches: Arc::new(Batches::new(config.batch_max_files).within(config.endurance.request_deadline)),
         metrics,
         cache_control: config.cache_control(),
         clock: deps.clock.clone(),

@@ -77,6 +77,7 @@ pub(crate) struct RetrieverMetrics {
     batch_files: IntCounterVec,
     batch_again: IntCounter,
     s3_face: IntCounterVec,
+    s3_keys_broken: IntGauge,
 }
 
 /// A request under way; dropping it ends it.
@@ -127,6 +128,10 @@ impl RetrieverMetrics {
             cache_bytes: metrics.register(cache_bytes),
             in_flight: metrics.register(gauge("des_requests_in_flight", "Requests for files being answered.")),
             s3_face: metrics.register(s3_face),
+            s3_keys_broken: metrics.register(gauge(
+                "des_s3_face_keys_file_broken",
+                "1 while the S3 interface's file of keys cannot be used and the old keys stay good.",
+            )),
             broken_off: metrics.register(counter(
                 "des_responses_broken_off_total",
                 "Answers broken off in the middle because the bytes turned out wrong or the store failed.",
@@ -214,6 +219,11 @@ impl RetrieverMetrics {
 
     pub(crate) fn s3_answered(&self, operation: &str, status: StatusCode) {
         self.s3_face.with_label_values(&[operation, status.as_str()]).inc();
+    }
+
+    /// Whether the S3 interface's file of keys can be used as it is now.
+    pub(crate) fn s3_keys_file_is(&self, usable: bool) {
+        self.s3_keys_broken.set(i64::from(!usable));
     }
 
     pub(crate) fn answer_broken_off(&self) {

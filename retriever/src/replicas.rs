@@ -37,6 +37,19 @@ where
     Ask: Fn(&'a Arc<Replica>, BesideDamage) -> Fut,
     Fut: Future<Output = Result<Option<T>, Error>>,
 {
+    first_answer_from(replicas, (0, patience), ask).await
+}
+
+/// The same, but the store with this number is asked before the others that are worth asking.
+pub(crate) async fn first_answer_from<'a, T, Ask, Fut>(
+    replicas: &'a [Arc<Replica>],
+    (first, patience): (usize, Duration),
+    ask: Ask,
+) -> Result<Option<T>, Error>
+where
+    Ask: Fn(&'a Arc<Replica>, BesideDamage) -> Fut,
+    Fut: Future<Output = Result<Option<T>, Error>>,
+{
     if let [only] = replicas {
         return ask(only, BesideDamage::Accept).await;
     }
@@ -50,7 +63,7 @@ where
     Fut: Future<Output = Result<Option<T>, Error>>,
 {
     let mut order: Vec<usize> = (0..replicas.len()).collect();
-    order.sort_by_key(|at| !replicas[*at].guard.would_pass());
+    order.sort_by_key(|at| (!replicas[*at].guard.would_pass(), *at != first));
     let mut order = order.into_iter().peekable();
     let mut failed: Option<(usize, Error)> = None;
     let start = |at: usize| {

@@ -4,6 +4,7 @@ mod bad_places;
 mod bad_sources;
 mod batch;
 mod chaos;
+mod described;
 mod failover;
 mod harness;
 mod hedging;

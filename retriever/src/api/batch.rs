@@ -1,7 +1,7 @@
 //! `POST /files/batch`.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::Body as HttpBody;
 use axum::extract::State;
@@ -19,8 +19,6 @@ use crate::negotiate::weight;
 
 /// How many bytes of a list there may be for each file, on average.
 const BYTES_A_FILE: usize = 1024;
-/// How long a client may take to send its list.
-const PATIENCE: Duration = Duration::from_mins(1);
 /// Seconds after which a client may ask again when there was no turn for it.
 const RETRY_S: u32 = 5;
 /// Work on a longer list than this is done where it holds nobody up.
@@ -84,10 +82,11 @@ async fn begin(api: &Api, headers: &HeaderMap, body: HttpBody) -> Result<(Batch,
         let detail = "as many batches as possible are being answered; ask again in a moment";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).retry_after(RETRY_S)
     })?;
-    let asked = match tokio::time::timeout(PATIENCE, list(api.batches.max_files, body)).await {
+    let patience = api.batches.list_patience();
+    let asked = match tokio::time::timeout(patience, list(api.batches.max_files, body)).await {
         Ok(asked) => asked?,
         Err(_) => {
-            let detail = format!("the list did not arrive within {} s", PATIENCE.as_secs());
+            let detail = format!("the list did not arrive within {} ms", patience.as_millis());
             return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", detail));
         }
     };

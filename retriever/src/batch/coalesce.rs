@@ -32,6 +32,12 @@ pub(super) struct Read {
     pub(super) files: Vec<usize>,
 }
 
+impl Read {
+    pub(super) fn bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+}
+
 /// The reads for these pieces, in the order of their places. Each begins and ends with a byte that is wanted.
 pub(super) fn coalesce(mut pieces: Vec<Piece>) -> Vec<Read> {
     pieces.sort_unstable_by_key(|piece| (piece.shard, piece.range.start, piece.range.end));

@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Batch;
 use super::asked::Asked;
 use super::form::{Archive, Member};
+use super::patience::{Patience, zone_of};
 use super::plan::Planner;
 use super::read::{Reader, Ready, Window};
 use crate::error::Error;
@@ -23,7 +24,7 @@ use crate::locate::Located;
 use crate::metrics::RetrieverMetrics;
 use crate::places::Replica;
 use crate::represent;
-use crate::serve::{Body, Files, Wanted};
+use crate::serve::{Answer, Body, Files, Wanted};
 
 /// Pieces of an answer have about this many bytes.
 pub(super) const PIECE: usize = 64 << 10;
@@ -116,14 +117,16 @@ struct Line<'a> {
 }
 
 /// Answers a batch to its end.
-pub(super) async fn run(batch: Batch, budget: Arc<Semaphore>, out: Out) -> Result<(), Broken> {
+pub(super) async fn run(batch: Batch, (budget, patience): (Arc<Semaphore>, Patience), out: Out) -> Result<(), Broken> {
     let Batch { files, metrics, asked, form, boundary } = batch;
     let asked = Arc::new(asked);
-    let planner = Planner::new(files.clone(), asked.clone());
-    let reader = Reader { planner, files: files.clone(), asked: asked.clone(), budget, metrics: metrics.clone() };
+    let planner = Planner::new(files.clone(), asked.clone(), patience.clone());
+    let (reading, counting) = (patience.clone(), metrics.clone());
+    let reader = Reader { planner, files: files.clone(), budget, patience: reading, metrics: counting };
     let read = |reader: Reader| AbortOnDropHandle::new(tokio::spawn(reader.window()));
     let archive = form.archive(boundary);
-    let mut sender = Sender { files, metrics, asked, archive, out, report: Vec::new(), counts: BTreeMap::new() };
+    let (report, counts) = (Vec::new(), BTreeMap::new());
+    let mut sender = Sender { files, metrics, asked, patience, archive, out, report, counts };
     let mut next = read(reader);
     loop {
         let (reader, window) = next.await.map_err(|e| Broken::Panicked(e.to_string()))?;
@@ -141,6 +144,7 @@ struct Sender {
     files: Arc<Files>,
     metrics: RetrieverMetrics,
     asked: Arc<Vec<Asked>>,
+    patience: Patience,
     archive: Box<dyn Archive>,
     out: Out,
     report: Vec<u8>,
@@ -155,6 +159,19 @@ struct Good<'a> {
     body: Body,
 }
 
+/// The answer to one file. A batch has time: it may wait longer for memory than a single request.
+async fn in_time(files: &Files, patience: &Patience, (asked, wanted): (&Asked, &Wanted)) -> Result<Answer, Error> {
+    let zone = zone_of(files, asked)?;
+    let mut answer = patience.within(zone, files.answer(wanted)).await;
+    for _ in 1..TRIES {
+        if !matches!(answer, Err(Error::Busy)) {
+            break;
+        }
+        answer = patience.within(zone, files.answer(wanted)).await;
+    }
+    answer
+}
+
 impl Sender {
     async fn window(&mut self, window: Window) -> Result<(), Broken> {
         let asked = self.asked.clone();
@@ -163,6 +180,12 @@ impl Sender {
             match ready {
                 Ready::Stored(replica, located, stored) => {
                     self.stored(index, asked, (&replica, &located, stored)).await?;
+                }
+                Ready::Raw(located, bytes) => {
+                    let content_type = represent::content_type(&located.entry);
+                    let size = bytes.len() as u64;
+                    self.good(index, asked, Good { content_type: &content_type, size, body: Body::Bytes(bytes) })
+                        .await?;
                 }
                 Ready::Alone => self.alone(index, asked).await?,
                 Ready::Failed(error) => self.failed(index, asked, &error).await?,
@@ -196,15 +219,8 @@ impl Sender {
     /// As a single request is answered, with all its means.
     async fn alone(&mut self, index: usize, asked: &Asked) -> Result<(), Broken> {
         let wanted = Wanted::whole(asked.uid.clone(), asked.created_at.clone());
-        // A batch has time: it may wait longer for memory than a single request.
-        let mut answer = self.files.answer(&wanted).await;
-        for _ in 1..TRIES {
-            if !matches!(answer, Err(Error::Busy)) {
-                break;
-            }
-            answer = self.files.answer(&wanted).await;
-        }
-        match answer {
+        let (files, patience) = (self.files.clone(), self.patience.clone());
+        match in_time(&files, &patience, (asked, &wanted)).await {
             Ok(answer) => {
                 let good = Good { content_type: &answer.content_type, size: answer.length, body: answer.body };
                 self.good(index, asked, good).await

@@ -7,6 +7,7 @@
 //! Invariants:
 //! - Every file asked for has one line in the report at the end, whatever became of it.
 //! - An answer that does not reach its end is broken off, never ended: a client cannot take a part for the whole.
+//! - A file is waited for as long as a single request for it would be, so a batch ends though a store hangs.
 //! - A batch holds two windows at most, all batches together [`BUDGET`] bytes of them; a client that takes nothing for
 //!   [`STALL`] is let go.
 
@@ -14,6 +15,7 @@ mod asked;
 mod coalesce;
 mod emit;
 mod form;
+mod patience;
 mod plan;
 mod read;
 
@@ -26,6 +28,7 @@ use futures::stream::{self, Stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
+use self::patience::Patience;
 use crate::metrics::RetrieverMetrics;
 use crate::serve::Files;
 
@@ -35,8 +38,10 @@ pub(crate) use form::Form;
 
 /// Batches answered side by side; further ones wait for a moment.
 const BATCHES: usize = 16;
-/// How long a batch waits for its turn.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a batch waits for its turn, at most.
+const TURN: Duration = Duration::from_secs(10);
+/// How long a client may take to send its list, at most.
+const LIST: Duration = Duration::from_mins(1);
 /// Bytes of all windows together, as stored.
 const BUDGET: u64 = 32 << 20;
 /// How long a client may take nothing.
@@ -52,6 +57,8 @@ pub(crate) struct Batches {
     budget: Arc<Semaphore>,
     dice: Dice,
     stall: Duration,
+    /// How long a request may take until its answer begins.
+    deadline: Duration,
 }
 
 /// The right to answer a batch, given back when all of it is made.
@@ -75,7 +82,19 @@ impl Batches {
             budget: Arc::new(Semaphore::new((BUDGET / read::UNIT) as usize)),
             dice: Dice::from_os(),
             stall: STALL,
+            deadline: Duration::from_secs(30),
         }
+    }
+
+    /// With the deadline of all requests.
+    pub(crate) fn within(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
+    }
+
+    /// How long a client may take to send its list. With the wait for a turn before it this ends before the deadline, so
+    /// that a client that is too slow hears that it is.
+    pub(crate) fn list_patience(&self) -> Duration {
+        LIST.min(self.deadline / 2)
     }
 
     #[cfg(test)]
@@ -101,7 +120,8 @@ impl Batches {
 
     /// Waits for a turn; `None` when there was none for too long.
     pub(crate) async fn turn(&self) -> Option<Turn> {
-        let permit = tokio::time::timeout(PATIENCE, self.turns.clone().acquire_owned()).await.ok()?;
+        let permit =
+            tokio::time::timeout(TURN.min(self.deadline / 3), self.turns.clone().acquire_owned()).await.ok()?;
         Some(Turn(permit.expect("never closed")))
     }
 
@@ -109,9 +129,10 @@ impl Batches {
     pub(crate) fn start(&self, batch: Batch, turn: Turn) -> impl Stream<Item = Result<Bytes, Broken>> + Send + use<> {
         let (pieces, taken) = mpsc::channel(PIECES_AHEAD);
         let (budget, stall) = (self.budget.clone(), self.stall);
+        let patience = Patience::new(self.deadline, batch.files.places.patience());
         let work = async move {
             let Turn(_permit) = turn;
-            emit::run(batch, budget, emit::Out::new(pieces, stall)).await
+            emit::run(batch, (budget, patience), emit::Out::new(pieces, stall)).await
         };
         let feed = Feed { taken, task: Some(AbortOnDropHandle::new(tokio::spawn(work))) };
         stream::unfold(feed, Feed::next)

@@ -9,9 +9,11 @@ use des_shared::shard::{Inline, Location};
 use futures::{StreamExt, stream};
 
 use super::asked::Asked;
+use super::patience::{Patience, zone_of};
 use crate::error::Error;
 use crate::locate::{Found, Freshness, Located};
 use crate::places::Replica;
+use crate::replicas::first_answer;
 use crate::serve::{Files, shown};
 
 /// Files looked for before the first of them is read. All of them are found before anything else is done: a search that
@@ -39,8 +41,7 @@ pub(super) enum Place {
 #[derive(Debug)]
 pub(super) struct Here {
     pub(super) replica: Arc<Replica>,
-    /// Which of the zone's stores that is.
-    pub(super) store: usize,
+    pub(super) slot: Slot,
     pub(super) located: Located,
     pub(super) inline: Inline,
 }
@@ -49,14 +50,15 @@ pub(super) struct Here {
 pub(super) struct Planner {
     files: Arc<Files>,
     asked: Arc<Vec<Asked>>,
+    patience: Patience,
     found: VecDeque<Place>,
     /// The first file of `found`.
     at: usize,
 }
 
 impl Planner {
-    pub(super) fn new(files: Arc<Files>, asked: Arc<Vec<Asked>>) -> Self {
-        Self { files, asked, found: VecDeque::new(), at: 0 }
+    pub(super) fn new(files: Arc<Files>, asked: Arc<Vec<Asked>>, patience: Patience) -> Self {
+        Self { files, asked, patience, found: VecDeque::new(), at: 0 }
     }
 
     /// The next files, as many as fit into a window; none at the end.
@@ -83,55 +85,48 @@ impl Planner {
 
     async fn search(&self, numbers: Range<usize>) -> Vec<Place> {
         let searches = numbers.map(|number| {
-            let (files, asked) = (self.files.clone(), self.asked.clone());
-            async move { search(&files, &asked[number], None).await }
+            let (files, asked, patience) = (self.files.clone(), self.asked.clone(), self.patience.clone());
+            async move { search(&files, &asked[number], &patience).await.unwrap_or_else(Place::Failed) }
         });
         stream::iter(searches).buffered(SEARCHES).collect().await
     }
 }
 
-/// Looks for a file as a single request does. It reads no payload, and what is not simple is left to that request's own
-/// way. `failed`: that store of its zone has it and does not give it out, so those behind it are asked.
-pub(super) async fn search(files: &Files, asked: &Asked, failed: Option<(usize, Error)>) -> Place {
+/// Looks for a file as a single request does, in the stores of its zone. It reads no payload, and what is not simple is
+/// left to that request's own way.
+async fn search(files: &Files, asked: &Asked, patience: &Patience) -> Result<Place, Error> {
+    let zone = zone_of(files, asked)?;
     for slot in candidate_slots(&asked.uid, &asked.created_at, files.places.zones().n_bits()) {
-        let replicas = match files.places.replicas(slot.index) {
-            Ok(replicas) => replicas,
-            Err(error) => return Place::Failed(error),
-        };
-        if let Some(place) = in_slot(files, &asked.uid, slot, (replicas, failed.clone())).await {
-            return place;
+        let replicas = files.places.replicas(slot.index)?;
+        let found =
+            first_answer(replicas, files.places.patience(), |replica, _| in_store(files, replica, (slot, &asked.uid)));
+        if let Some(place) = patience.within(zone, found).await? {
+            return Ok(place);
         }
     }
-    Place::Failed(Error::NotFound { uid: shown(&asked.uid) })
+    Err(Error::NotFound { uid: shown(&asked.uid) })
 }
 
-/// `None`: this slot does not have it.
-async fn in_slot(
+/// What one store has of a file of a slot; `None` when it has none.
+pub(super) async fn in_store(
     files: &Files,
-    uid: &str,
-    slot: Slot,
-    (replicas, failed): (&[Arc<Replica>], Option<(usize, Error)>),
-) -> Option<Place> {
-    let (first, mut failed) = failed.map_or((0, None), |(store, error)| (store + 1, Some(error)));
-    for (store, replica) in replicas.iter().enumerate().skip(first) {
-        match files.locator.find(replica, slot, uid, Freshness::Cached).await {
-            // A copy may lag behind: only the zone's own store knows that there is no such file.
-            Ok(found) if found.best.is_none() && found.damage.is_none() && found.deleted_ms.is_none() => {
-                return if store == 0 { None } else { Some(Place::Alone) };
-            }
-            Ok(found) => return Some(place(replica, store, found)),
-            Err(error) if error.may_differ_elsewhere() => drop(failed.get_or_insert(error)),
-            Err(error) => return Some(Place::Failed(error)),
-        }
+    replica: &Arc<Replica>,
+    (slot, uid): (Slot, &str),
+) -> Result<Option<Place>, Error> {
+    match files.locator.find(replica, slot, uid, Freshness::Cached).await {
+        Ok(found) if found.best.is_none() && found.damage.is_none() && found.deleted_ms.is_none() => Ok(None),
+        Ok(found) => Ok(Some(place(replica, slot, found))),
+        // The single way lists anew.
+        Err(Error::Moving { .. }) => Ok(Some(Place::Alone)),
+        Err(error) => Err(error),
     }
-    failed.map(Place::Failed)
 }
 
-fn place(replica: &Arc<Replica>, store: usize, found: Found) -> Place {
+fn place(replica: &Arc<Replica>, slot: Slot, found: Found) -> Place {
     match found {
         Found { best: Some(located), damage: None, deleted_ms: None } => match located.entry.location {
             Location::Inline(inline) if inline.stored_len.max(inline.raw_len) <= SMALL => {
-                Place::Here(Here { replica: replica.clone(), store, located, inline })
+                Place::Here(Here { replica: replica.clone(), slot, located, inline })
             }
             Location::Inline(_) | Location::BigFile { .. } => Place::Alone,
         },

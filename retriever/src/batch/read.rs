@@ -1,21 +1,25 @@
 //! The reads of a window, side by side, within the budget.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use des_shared::archive::{ArchiveError, Span};
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::BUDGET;
-use super::asked::Asked;
 use super::coalesce::{Piece, Read, coalesce};
+use super::patience::Patience;
 use super::plan::{self, Here, Place, Planner};
 use crate::error::Error;
+use crate::fetch::Form;
 use crate::locate::Located;
 use crate::metrics::RetrieverMetrics;
 use crate::places::Replica;
+use crate::replicas::first_answer_from;
 use crate::serve::Files;
 
 /// Bytes of one permit of the budget.
@@ -23,11 +27,16 @@ pub(super) const UNIT: u64 = 1024;
 /// Reads side by side.
 const READS: usize = 16;
 
+/// The slowest that a store may be before its zone's next one is asked for a long read too, in bytes a millisecond.
+const SLOWEST: u64 = 4 << 10;
+
 /// A file as far as a window has it.
 #[derive(Debug)]
 pub(super) enum Ready {
     /// Its stored bytes, checked.
     Stored(Arc<Replica>, Located, Bytes),
+    /// Its own bytes, which were kept.
+    Raw(Located, Bytes),
     /// Still to be read, by itself.
     Alone,
     /// Not to be had.
@@ -48,83 +57,154 @@ pub(super) struct Window {
 pub(super) struct Reader {
     pub(super) planner: Planner,
     pub(super) files: Arc<Files>,
-    pub(super) asked: Arc<Vec<Asked>>,
     pub(super) budget: Arc<Semaphore>,
+    pub(super) patience: Patience,
     pub(super) metrics: RetrieverMetrics,
 }
 
 /// A file of a window and where it is.
 type Wanted = (usize, Here);
 
+/// What came of a read.
+enum Got {
+    /// The bytes of the read, from where its files were found.
+    Span(Span),
+    /// Its files, from another store of the zone.
+    Files(Vec<(usize, Ready)>),
+    /// The single way lists anew, or asks everybody.
+    Nothing,
+}
+
 impl Reader {
     /// The next window; an empty one at the end.
     pub(super) async fn window(mut self) -> (Self, Window) {
         let (first, places) = self.planner.window().await;
         let mut window = Window { first, files: Vec::with_capacity(places.len()), paid: None };
-        let mut wanted = Vec::new();
+        let (mut wanted, mut kept) = (Vec::new(), 0);
         for place in places {
             let ready = match place {
                 Place::Failed(error) => Ready::Failed(error),
                 Place::Alone => Ready::Alone,
-                Place::Here(here) => {
-                    wanted.push((window.files.len(), here));
-                    Ready::Alone
-                }
+                Place::Here(here) => match self.kept(&here).await {
+                    Some((ready, bytes)) => {
+                        kept += bytes;
+                        ready
+                    }
+                    None => {
+                        wanted.push((window.files.len(), here));
+                        Ready::Alone
+                    }
+                },
             };
             window.files.push(ready);
         }
-        // Each round asks the stores behind those that failed in the one before.
-        while !wanted.is_empty() {
-            wanted = self.round(&mut window, wanted).await;
-        }
+        let reads = plan_reads(&wanted);
+        let bytes: u64 = kept + reads.iter().map(Read::bytes).sum::<u64>();
+        window.paid = Some(self.pay(bytes).await);
+        self.read_all(&mut window, (wanted, reads)).await;
         (self, window)
     }
 
-    /// Reads files. Gives back those whose store failed, with their places in the zone's next one.
-    async fn round(&self, window: &mut Window, wanted: Vec<Wanted>) -> Vec<Wanted> {
-        let reads = plan_reads(&wanted);
-        if window.paid.is_none() {
-            let bytes: u64 = reads.iter().map(|read| read.range.end - read.range.start).sum();
-            let units = u32::try_from(bytes.min(BUDGET).div_ceil(UNIT)).expect("the budget is small");
-            // What a further round reads, this one failed to.
-            window.paid = Some(self.budget.clone().acquire_many_owned(units).await.expect("never closed"));
+    /// A hot file, with what it takes. Batches leave nothing in the cache themselves: what they read costs few calls, and
+    /// would drive out what costs many.
+    async fn kept(&self, here: &Here) -> Option<(Ready, u64)> {
+        let (form, bytes) = self.files.fetcher.kept(&here.located, here.inline).await?;
+        let len = bytes.len() as u64;
+        let ready = match form {
+            Form::Raw => Ready::Raw(here.located.clone(), bytes),
+            Form::Stored => Ready::Stored(here.replica.clone(), here.located.clone(), bytes),
+        };
+        Some((ready, len))
+    }
+
+    /// What a second store is asked for beside the first is not paid for: one of the two is dropped.
+    async fn pay(&self, bytes: u64) -> OwnedSemaphorePermit {
+        let units = u32::try_from(bytes.min(BUDGET).div_ceil(UNIT)).expect("the budget is small");
+        self.budget.clone().acquire_many_owned(units).await.expect("never closed")
+    }
+
+    /// Makes the reads side by side, and puts what came of them into the window.
+    async fn read_all(&self, window: &mut Window, (wanted, reads): (Vec<Wanted>, Vec<Read>)) {
+        let reading = stream::iter(reads.into_iter().map(|read| {
+            let wanted = &wanted;
+            async move { (self.read(wanted, &read).await, read) }
+        }));
+        let got: Vec<(Result<Got, Error>, Read)> = reading.buffer_unordered(READS).collect().await;
+        for (got, read) in got {
+            match got {
+                Ok(Got::Span(span)) => {
+                    for file in read.files {
+                        let (at, here) = &wanted[file];
+                        window.files[*at] = self.checked(here, &span);
+                    }
+                }
+                Ok(Got::Files(files)) => files.into_iter().for_each(|(at, ready)| window.files[at] = ready),
+                Ok(Got::Nothing) => {}
+                Err(error) => {
+                    for file in read.files {
+                        window.files[wanted[file].0] = Ready::Failed(error.clone());
+                    }
+                }
+            }
         }
-        let spans: Vec<(Read, Result<Span, ArchiveError>)> = stream::iter(reads.into_iter().map(|read| {
-            let shard = &wanted[read.files[0]].1.located.shard;
+        for (at, here) in wanted.iter().filter(|(_, here)| here.inline.stored_len == 0) {
+            window.files[*at] = self.checked(here, &Span::default());
+        }
+    }
+
+    /// Makes one read, in the store where its files were found, and when that fails or takes long, in the zone's others.
+    async fn read(&self, wanted: &[Wanted], read: &Read) -> Result<Got, Error> {
+        let here = &wanted[read.files[0]].1;
+        let places = &self.files.places;
+        let replicas = places.replicas(here.slot.index)?;
+        let first = replicas.iter().position(|replica| replica.id == here.replica.id).unwrap_or_default();
+        let patience = places.patience() + Duration::from_millis(read.bytes() / SLOWEST);
+        let got = first_answer_from(replicas, (first, patience), |replica, _| async move {
+            let got = if replica.id == here.replica.id {
+                of_store(replica, span(here, read.range.clone()).await)?.map_or(Got::Nothing, Got::Span)
+            } else {
+                self.elsewhere(replica, wanted, read).await?
+            };
+            Ok(Some(got))
+        });
+        Ok(self.patience.within(&here.replica.zone, got).await?.unwrap_or(Got::Nothing))
+    }
+
+    /// The files of a read, from another store: it has them in other shards, or not at all.
+    async fn elsewhere(&self, replica: &Arc<Replica>, wanted: &[Wanted], read: &Read) -> Result<Got, Error> {
+        let searches = read.files.iter().copied().map(|file: usize| {
+            let (at, here) = &wanted[file];
             async move {
-                let span = shard.read_span(read.range.clone()).await;
-                (read, span)
+                let place = plan::in_store(&self.files, replica, (here.slot, &here.located.entry.uid)).await?;
+                Ok::<_, Error>(match place {
+                    Some(Place::Here(here)) => Some((*at, here)),
+                    _ => None,
+                })
             }
-        }))
-        .buffer_unordered(READS)
-        .collect()
-        .await;
-        let mut spans_of: Vec<Option<Result<Span, Error>>> = Vec::new();
-        spans_of.resize_with(wanted.len(), || None);
-        for (read, span) in spans {
+        });
+        let found: Vec<Option<Wanted>> = stream::iter(searches).buffered(READS).try_collect().await?;
+        let found: Vec<Wanted> = found.into_iter().flatten().collect();
+        let reads = plan_reads(&found).into_iter().map(|read| {
+            let here = &found[read.files[0]].1;
+            async move { Ok::<_, Error>((of_store(replica, span(here, read.range.clone()).await)?, read)) }
+        });
+        let spans: Vec<(Option<Span>, Read)> = stream::iter(reads).buffer_unordered(READS).try_collect().await?;
+        let mut files = Vec::with_capacity(found.len());
+        for (span, read) in spans {
+            let Some(span) = span else { continue };
             for file in read.files {
-                let zone = &wanted[file].1.replica.zone;
-                spans_of[file] = Some(span.clone().map_err(|e| Error::at_zone(zone, e)));
+                let (at, here) = &found[file];
+                files.push((*at, self.checked(here, &span)));
             }
         }
-        let mut again = Vec::new();
-        for ((at, here), span) in wanted.into_iter().zip(spans_of) {
-            match span {
-                None => window.files[at] = self.checked(here, &Span::default()),
-                Some(Ok(span)) => window.files[at] = self.checked(here, &span),
-                // The single way lists anew, or asks everybody.
-                Some(Err(Error::Moving { .. } | Error::Damaged { .. })) => {}
-                Some(Err(error)) => again.push((at, here.store, error)),
-            }
-        }
-        self.elsewhere(window, again).await
+        Ok(Got::Files(files))
     }
 
     /// The file's bytes out of a span. What is damaged is read again by itself: it may have been the transport, and
     /// where it was not, a copy of the zone may do better.
-    fn checked(&self, here: Here, span: &Span) -> Ready {
+    fn checked(&self, here: &Here, span: &Span) -> Ready {
         match here.located.shard.stored_in(span, &here.located.entry) {
-            Ok(stored) => Ready::Stored(here.replica, here.located, stored),
+            Ok(stored) => Ready::Stored(here.replica.clone(), here.located.clone(), stored),
             Err(error) => {
                 tracing::warn!("a file is read again by itself: {error}");
                 self.metrics.batch_file_read_again();
@@ -132,26 +212,18 @@ impl Reader {
             }
         }
     }
+}
 
-    /// Looks for files whose store failed in the others of their zone.
-    async fn elsewhere(&self, window: &mut Window, again: Vec<(usize, usize, Error)>) -> Vec<Wanted> {
-        if let Some((_, _, error)) = again.first() {
-            tracing::warn!(files = again.len(), "looking for files of a batch in the zone's other stores: {error}");
-        }
-        let searches = again.into_iter().map(|(at, store, error)| {
-            let asked = &self.asked[window.first + at];
-            async move { (at, plan::search(&self.files, asked, Some((store, error))).await) }
-        });
-        let places: Vec<(usize, Place)> = stream::iter(searches).buffered(READS).collect().await;
-        let mut wanted = Vec::new();
-        for (at, place) in places {
-            match place {
-                Place::Here(here) => wanted.push((at, here)),
-                Place::Alone => {}
-                Place::Failed(error) => window.files[at] = Ready::Failed(error),
-            }
-        }
-        wanted
+async fn span(here: &Here, range: Range<u64>) -> Result<Span, ArchiveError> {
+    here.located.shard.read_span(range).await
+}
+
+/// `None` where the single way does better: it lists anew, or asks everybody.
+fn of_store(replica: &Replica, span: Result<Span, ArchiveError>) -> Result<Option<Span>, Error> {
+    match span.map_err(|e| Error::at_zone(&replica.zone, e)) {
+        Ok(span) => Ok(Some(span)),
+        Err(Error::Moving { .. } | Error::Damaged { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

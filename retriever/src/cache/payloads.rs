@@ -49,6 +49,11 @@ impl Payloads {
         (1..=self.largest).contains(&bytes)
     }
 
+    /// The bytes of a file when they are there. That it was asked for counts either way, for what is kept later on.
+    pub(crate) async fn kept(&self, key: &PayloadKey) -> Option<Bytes> {
+        self.files.get(key).await
+    }
+
     /// The bytes of a file, read with `load` when they are not there; by one for all who want them at the same time.
     pub(crate) async fn get<Load, Fut>(&self, key: PayloadKey, load: Load) -> Result<Bytes, Error>
     where

@@ -23,6 +23,7 @@ pub use file::{KeysFile, KeysFileError};
 pub(crate) use gate::{Caller, Gate};
 pub use key::{Key, NewKey, Scope, Scopes};
 pub use limit::Limit;
+pub(crate) use ring::read_again;
 pub use sign::{SignError, UrlKeys};
 pub(crate) use text::rfc3339;
 

@@ -146,22 +146,33 @@ impl Keyring {
     /// When SIGHUP cannot be listened to.
     pub(super) fn watch(self: &Arc<Self>) -> io::Result<impl Future<Output = Infallible> + Send + use<>> {
         let ring = self.clone();
-        // Without a file SIGHUP goes on to mean what it means to every program.
-        let hangup = self.watched().is_some().then(|| signal(SignalKind::hangup())).transpose()?;
-        Ok(async move {
-            let Some(mut hangup) = hangup else { return std::future::pending().await };
-            let mut tick = tokio::time::interval(READ_EVERY);
-            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                tokio::select! {
-                    _ = tick.tick() => {}
-                    _ = hangup.recv() => {}
-                }
-                let ring = ring.clone();
-                if let Err(error) = tokio::task::spawn_blocking(move || ring.reload()).await {
-                    tracing::error!("reading the file of keys panicked: {error}");
-                }
-            }
-        })
+        let watched = self.watched().is_some();
+        read_again(watched.then_some(move || ring.reload()))
     }
+}
+
+/// Calls `read`, which may block, once a second and at SIGHUP, as long as it is polled; nothing where there is none.
+///
+/// # Errors
+/// When SIGHUP cannot be listened to.
+pub(crate) fn read_again<R>(read: Option<R>) -> io::Result<impl Future<Output = Infallible> + Send + use<R>>
+where
+    R: Fn() + Clone + Send + 'static,
+{
+    // Without a file SIGHUP goes on to mean what it means to every program.
+    let read = read.map(|read| signal(SignalKind::hangup()).map(|hangup| (read, hangup))).transpose()?;
+    Ok(async move {
+        let Some((read, mut hangup)) = read else { return std::future::pending().await };
+        let mut tick = tokio::time::interval(READ_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                _ = hangup.recv() => {}
+            }
+            if let Err(error) = tokio::task::spawn_blocking(read.clone()).await {
+                tracing::error!("reading a file of keys panicked: {error}");
+            }
+        }
+    })
 }

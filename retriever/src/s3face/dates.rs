@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use des_shared::layout::parse_shard_name;
 use des_shared::routing::ShardDate;
@@ -12,6 +13,7 @@ use futures::future::try_join_all;
 
 use crate::error::Error;
 use crate::places::{Places, Replica};
+use crate::replicas::first_answer;
 
 /// Objects of one page of a store's listing.
 const PAGE: usize = 1000;
@@ -31,6 +33,8 @@ struct ZoneDates {
     /// Where to go on; `None` at the end.
     after: Option<String>,
     calls: usize,
+    /// How long a store may take before the next is asked too.
+    patience: Duration,
 }
 
 /// What a walk says.
@@ -55,6 +59,7 @@ impl Dates {
                 known: VecDeque::new(),
                 after: possible.then(|| before(first)),
                 calls: 0,
+                patience: places.patience(),
             })
         });
         Ok(Self { zones: zones.collect::<Result<_, Error>>()? })
@@ -130,14 +135,11 @@ impl ZoneDates {
 
     /// From the first of the zone's stores that answers.
     async fn page(&self, after: &str) -> Result<des_shared::store::ListPage, Error> {
-        let mut failed = None;
-        for replica in &self.replicas {
-            match replica.source.store().list(&self.prefix, Some(after), PAGE).await {
-                Ok(page) => return Ok(page),
-                Err(e) => drop(failed.get_or_insert(Error::at_zone(&replica.zone, e.into()))),
-            }
-        }
-        Err(failed.expect("a zone has a store"))
+        let page = first_answer(&self.replicas, self.patience, |replica, _| async move {
+            let page = replica.source.store().list(&self.prefix, Some(after), PAGE).await;
+            page.map(Some).map_err(|e| Error::at_zone(&replica.zone, e.into()))
+        });
+        Ok(page.await?.expect("a zone has a store, and each that answers has a page"))
     }
 }
 

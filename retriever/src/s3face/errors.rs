@@ -14,7 +14,10 @@ pub(super) fn s3_error(error: &Error) -> S3Error {
         StatusCode::NOT_FOUND | StatusCode::GONE => S3ErrorCode::NoSuchKey,
         StatusCode::PRECONDITION_FAILED => S3ErrorCode::PreconditionFailed,
         StatusCode::RANGE_NOT_SATISFIABLE => S3ErrorCode::InvalidRange,
-        StatusCode::SERVICE_UNAVAILABLE if matches!(error, Error::Busy) => S3ErrorCode::SlowDown,
+        // The words that make a client wait longer each time, and send less.
+        StatusCode::SERVICE_UNAVAILABLE if matches!(error, Error::Busy | Error::DeadlinePassed { .. }) => {
+            S3ErrorCode::SlowDown
+        }
         StatusCode::SERVICE_UNAVAILABLE => S3ErrorCode::ServiceUnavailable,
         // Damage above all.
         _ => S3ErrorCode::InternalError,

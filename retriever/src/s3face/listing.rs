@@ -165,7 +165,7 @@ impl Listings {
         let mut zones = Vec::new();
         for zone in places.zones().all() {
             let replicas = places.replicas(zone.range.start)?.to_vec();
-            zones.push(pass.clone().zone(zone.range, replicas));
+            zones.push(pass.clone().zone(zone.range, (replicas, places.patience())));
         }
         try_join_all(zones).await?;
         Ok(pass.asked_ms())

@@ -35,10 +35,11 @@ use s3s::host::SingleDomain;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3Error, S3ErrorCode};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 
-use self::errors::refused;
+use self::errors::{refused, s3_error};
 use self::listing::Listings;
+use crate::deadline::Deadline;
+use crate::error::Error;
 use crate::metrics::RetrieverMetrics;
 use crate::serve::Files;
 
@@ -49,6 +50,8 @@ pub use keys::S3Keys;
 /// read the answer.
 const REFUSED_BODY_BYTES: usize = 8 << 20;
 const REFUSED_BODY_TIME: Duration = Duration::from_secs(2);
+/// A listing may take so many times as long as a file: it reads the indexes of a date, or of many.
+const LISTING_TIMES: u32 = 4;
 
 /// What the operations share.
 struct Front {
@@ -63,6 +66,7 @@ struct Front {
 /// The S3 face, not started yet.
 pub(crate) struct S3Face {
     address: SocketAddr,
+    keys: Option<S3Keys>,
     door: Door,
 }
 
@@ -72,34 +76,36 @@ struct Door {
     service: S3Service,
     /// Nobody needs a key, so signatures, which nobody can check, are not looked at.
     open: bool,
+    /// How long an answer may take until it begins.
+    deadline: Deadline,
     metrics: RetrieverMetrics,
 }
 
 impl S3Face {
     pub(crate) fn new(
         config: S3FaceConfig,
-        files: Arc<Files>,
-        (clock, metrics): (Arc<dyn Clock>, RetrieverMetrics),
+        (files, clock): (Arc<Files>, Arc<dyn Clock>),
+        (deadline, metrics): (Deadline, RetrieverMetrics),
     ) -> Self {
         let (started_ms, listings) = (clock.now_ms(), Listings::new(files.clone(), clock));
         let front = Front { files, listings, bucket: config.bucket, started_ms, metrics: metrics.clone() };
         let mut service = S3ServiceBuilder::new(front);
-        let open = config.keys.is_none();
-        if let Some(keys) = config.keys {
-            service.set_auth(keys);
+        if let Some(keys) = &config.keys {
+            service.set_auth(keys.clone());
         }
         if let Some(domain) = config.domain.and_then(|domain| SingleDomain::new(&domain).ok()) {
             service.set_host(domain);
         }
-        Self { address: config.address, door: Door { service: service.build(), open, metrics } }
+        let door = Door { service: service.build(), open: config.keys.is_none(), deadline, metrics };
+        Self { address: config.address, keys: config.keys, door }
     }
 
-    /// Binds and begins to serve.
-    pub(crate) async fn start(
+    /// Binds. What it gives back serves as long as it is polled, and ends behind `shutdown`.
+    pub(crate) async fn bind(
         self,
         shutdown: Shutdown,
         drain: Drain,
-    ) -> io::Result<(SocketAddr, JoinHandle<io::Result<()>>)> {
+    ) -> io::Result<(SocketAddr, impl Future<Output = io::Result<()>> + Send + use<>)> {
         let named = |e: io::Error| {
             let why = format!("cannot listen on {} for S3: {e}; choose another with --s3-face-listen", self.address);
             io::Error::new(e.kind(), why)
@@ -108,14 +114,21 @@ impl S3Face {
         let address = listener.local_addr()?;
         // Not the words of the service itself, which scripts look for.
         tracing::info!(%address, "serving S3");
+        let watch = S3Keys::watch(self.keys, self.door.metrics.clone())?;
         let router = Router::new().fallback(enter).with_state(self.door);
-        Ok((address, tokio::spawn(service::serve_with_notice(listener, router, shutdown, drain))))
+        let serving = async move {
+            tokio::select! {
+                served = service::serve_with_notice(listener, router, shutdown, drain) => served,
+                never = watch => match never {},
+            }
+        };
+        Ok((address, serving))
     }
 }
 
 async fn enter(State(door): State<Door>, request: Request) -> Response {
     let operation = operation(request.method(), request.uri());
-    let response = door.answer(request).await;
+    let response = door.answer(request, operation).await;
     door.metrics.s3_answered(operation, response.status());
     response
 }
@@ -134,7 +147,7 @@ fn operation(method: &Method, uri: &Uri) -> &'static str {
 }
 
 impl Door {
-    async fn answer(&self, request: Request) -> Response {
+    async fn answer(&self, request: Request, operation: &str) -> Response {
         let (mut parts, body) = request.into_parts();
         if !matches!(parts.method, Method::GET | Method::HEAD) {
             read_a_little(body).await;
@@ -152,14 +165,26 @@ impl Door {
             parts.uri = without_signature(&parts.uri);
         }
         let head = parts.method == Method::HEAD;
+        let limit = self.limit(&parts.headers, operation);
         let request = Request::from_parts(parts, s3s::Body::empty());
-        match self.service.call(request).await {
-            Ok(response) => tidy(response.map(Body::new), head),
-            Err(error) => {
+        let answer = match limit {
+            Ok(limit) => self.deadline.within(limit, self.service.call(request)).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(Ok(response)) => tidy(response.map(Body::new), head),
+            Ok(Err(error)) => {
                 tracing::error!("a request over S3 failed: {error:?}");
                 xml(S3Error::new(S3ErrorCode::InternalError))
             }
+            Err(error) => tidy(xml(s3_error(&error)), head),
         }
+    }
+
+    /// How long a request may take until its answer begins. What then streams is not cut.
+    fn limit(&self, headers: &HeaderMap, operation: &str) -> Result<Duration, Error> {
+        let times = if operation == "list" { LISTING_TIMES } else { 1 };
+        Deadline { limit: self.deadline.limit * times, passed: self.deadline.passed.clone() }.of(headers)
     }
 }
 

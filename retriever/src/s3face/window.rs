@@ -53,6 +53,25 @@ impl Window {
         Self { items: BTreeMap::new(), most, bytes: 0, cut: None }
     }
 
+    /// How many items it holds at most.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Takes all that another window found, and what that one does not know is not known here either.
+    pub(super) fn take_over(&mut self, other: Self) {
+        for (key, item) in other.items {
+            self.offer(&key, item);
+        }
+        let Some(cut) = other.cut else { return };
+        for (key, item) in self.items.split_off(&cut) {
+            self.bytes -= weight(&key, &item);
+        }
+        if self.has_room_for(&cut) {
+            self.cut = Some(cut);
+        }
+    }
+
     /// Whether an item with this key, or a greater one, can still get in.
     pub(super) fn has_room_for(&self, key: &str) -> bool {
         self.cut.as_deref().is_none_or(|cut| key < cut)
@@ -102,6 +121,36 @@ mod tests {
 
     fn file(sequence: u64, shard: &str) -> Item {
         Item::File(File { size: sequence, etag: String::new(), modified_s: 0, rank: (sequence, shard.into()) })
+    }
+
+    #[test]
+    fn windows_taken_over_are_as_one() {
+        let mut keys: Vec<String> = (0..500).map(|n| format!("{n:03}")).collect();
+        keys.sort_by_key(|key| key.bytes().rev().collect::<Vec<_>>());
+        for parts in [1, 2, 5, 100] {
+            let (mut whole, mut merged) = (Window::new(7), Window::new(7));
+            for part in keys.chunks(keys.len() / parts) {
+                let mut own = Window::new(7);
+                for key in part {
+                    whole.offer(key, file(1, "a"));
+                    own.offer(key, file(1, "a"));
+                }
+                merged.take_over(own);
+            }
+            assert_eq!((merged.cut.clone(), merged.bytes), (whole.cut.clone(), whole.bytes), "{parts}");
+            assert_eq!(merged.into_items(), whole.into_items(), "{parts}");
+        }
+        // What one does not know hides what the other has behind it.
+        let (mut cut, mut long) = (Window::new(1), Window::new(7));
+        cut.offer("b", file(1, "a"));
+        cut.offer("c", file(1, "a"));
+        long.offer("a", file(1, "a"));
+        long.offer("d", file(1, "a"));
+        long.take_over(cut);
+        assert!(long.is_cut() && !long.has_room_for("c"));
+        let (items, bytes) = long.into_items();
+        assert_eq!(items.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(bytes, items.iter().map(|(key, item)| weight(key, item)).sum::<usize>());
     }
 
     #[test]

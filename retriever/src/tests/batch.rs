@@ -28,7 +28,7 @@ pub(super) fn list(uids: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     Value::from(all).to_string()
 }
 
-async fn begin(
+pub(super) async fn begin(
     rig: &Rig,
     batches: &Batches,
     list: &str,
@@ -42,9 +42,9 @@ async fn begin(
 }
 
 /// The files of a tar answer in their order, and the lines of its report.
-type Answer = (Vec<(String, Vec<u8>)>, Vec<Value>);
+pub(super) type Answer = (Vec<(String, Vec<u8>)>, Vec<Value>);
 
-async fn get(rig: &Rig, list: &str) -> Answer {
+pub(super) async fn get(rig: &Rig, list: &str) -> Answer {
     let pieces: Vec<Bytes> = begin(rig, &Batches::new(100_000), list).await.try_collect().await.expect("to its end");
     untar(&pieces.concat())
 }
@@ -69,12 +69,12 @@ pub(super) fn lines(report: &[u8]) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
-fn statuses(report: &[Value]) -> Vec<u64> {
+pub(super) fn statuses(report: &[Value]) -> Vec<u64> {
     report.iter().map(|line| line["status"].as_u64().expect("a number")).collect()
 }
 
 /// How many requests for payloads there were, and for how many bytes.
-fn spans(calls: &[RecordedCall]) -> (usize, u64) {
+pub(super) fn spans(calls: &[RecordedCall]) -> (usize, u64) {
     let spans = calls.iter().filter_map(|call| match &call.range {
         Some(ByteRange::Span(span)) if call.operation == Operation::Get => Some(span.end - span.start),
         _ => None,
@@ -262,7 +262,7 @@ async fn old_shards_and_both_dates_are_searched() {
 }
 
 /// A place with 4,000 files of 16 KiB: eight windows.
-fn large_place() -> (Place, Content) {
+pub(super) fn large_place() -> (Place, Content) {
     let place = Place::new();
     let noise = noise(20_000);
     let files: Content =
@@ -274,7 +274,7 @@ fn large_place() -> (Place, Content) {
 }
 
 /// Waits until every batch has ended.
-async fn ended(batches: &Batches) {
+pub(super) async fn ended(batches: &Batches) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while batches.running() > 0 {
         assert!(tokio::time::Instant::now() < deadline, "a batch goes on without its client");

@@ -1,11 +1,14 @@
 //! The cache on disk: what a restart finds, and what becomes of damaged files.
 
 use std::path::Path;
+use std::time::Duration;
 
 use des_shared::store::call::Operation;
+use des_shared::store::faults::{Fault, Rule};
 use reqwest::Client;
 use tempfile::TempDir;
 
+use super::endurance::until;
 use super::support::{Content, NOON, Place, Rig, key, many, noise, slot, v3};
 use crate::DiskConfig;
 
@@ -28,6 +31,28 @@ async fn process(place: &Place, disk: impl Into<Option<DiskConfig>>, files: &Con
     }
     server.stop().await;
     place.calls().iter().filter(|call| call.operation != Operation::List).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_s3_interface_reads_while_it_drains_is_found_after_a_restart() {
+    let (place, dir) = (Place::new(), tempfile::tempdir().expect("a folder"));
+    let files = many(600);
+    place.put(&key(UID, 0), v3(1, &files));
+    let mut rig = Rig::new(&place, 8).with_s3_face();
+    rig.config.disk = Some(config(&dir));
+    let server = rig.serve().await;
+    place.faults.add(Rule::once(Operation::Get, Fault::Delay(Duration::from_secs(2))));
+    let slow = tokio::spawn(reqwest::get(server.s3_url(&format!("/des/20250310/{UID}"))));
+    until("it waits for the store", async || place.calls().iter().any(|call| call.operation == Operation::Get)).await;
+    server.begin_to_stop();
+    let alive = server.url("/health/live");
+    until("the HTTP interface has stopped", async || reqwest::get(&alive).await.is_err()).await;
+    assert!(!slow.is_finished(), "the S3 interface still answers");
+    let answer = slow.await.expect("no panic").expect("an answer");
+    assert_eq!(answer.bytes().await.expect("a body"), files[UID]);
+    server.stop().await;
+    place.calls();
+    assert_eq!(process(&place, config(&dir), &files, &[UID]).await, 0, "tail and payload are on disk");
 }
 
 /// Every file of the cache with a wrong bit every 64 bytes.

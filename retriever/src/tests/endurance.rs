@@ -18,10 +18,10 @@ use tokio::time::Instant;
 use super::support::{Place, Rig, Server, content, key, n_bits, v3};
 use crate::Endurance;
 
-const HANGS: Fault = Fault::Delay(Duration::from_hours(1));
+pub(super) const HANGS: Fault = Fault::Delay(Duration::from_hours(1));
 
 /// A zone and its copy with the same file, and a retriever that soon loses patience.
-fn with_copy(patience: Duration) -> (Place, Place, Rig) {
+pub(super) fn with_copy(patience: Duration) -> (Place, Place, Rig) {
     let (own, copy) = (Place::new(), Place::new());
     for place in [&own, &copy] {
         place.put(&key("a", 0), v3(1, &content(&[("a", b"here")])));
@@ -37,7 +37,7 @@ fn guard(rig: &Rig, store: usize) -> Arc<Guard> {
     rig.files.places.replicas(0).expect("a zone")[store].guard.clone()
 }
 
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !holds().await {
         assert!(Instant::now() < deadline, "{what}");
@@ -45,7 +45,7 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-async fn metric(server: &Server, line: &str) -> bool {
+pub(super) async fn metric(server: &Server, line: &str) -> bool {
     let text = reqwest::get(server.url("/metrics")).await.expect("metrics").text().await.expect("text");
     text.lines().any(|found| found == line)
 }

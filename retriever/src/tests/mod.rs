@@ -2,7 +2,9 @@
 
 mod batch;
 mod batch_forms;
+mod batch_slow;
 mod bigfiles;
+mod bounds;
 mod browser;
 mod cost;
 mod damage;
@@ -17,6 +19,7 @@ mod openapi;
 mod rfc9110;
 mod s3clients;
 mod s3face;
+mod s3limits;
 mod s3listing;
 mod schemathesis;
 mod signing;

@@ -26,7 +26,7 @@ async fn get(server: &Server, path: &str, headers: &[(&str, &str)]) -> Response 
 }
 
 /// Status and code of an error.
-async fn refusal(response: Response) -> (u16, String) {
+pub(super) async fn refusal(response: Response) -> (u16, String) {
     let status = response.status().as_u16();
     assert_eq!(header(&response, "content-type"), "application/xml");
     let xml = response.text().await.expect("XML");
