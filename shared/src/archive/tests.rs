@@ -142,12 +142,14 @@ async fn old_shards_tell_their_version_without_the_header() {
 
 /// Bytes that calls asked for.
 fn asked_for(calls: &[RecordedCall]) -> u64 {
-    calls.iter().map(|call| match &call.range {
-        Some(ByteRange::Span(span)) => span.end - span.start,
-        Some(ByteRange::Suffix(n)) => *n,
-        Some(ByteRange::Full) | None => 0,
-    })
-    .sum()
+    calls
+        .iter()
+        .map(|call| match &call.range {
+            Some(ByteRange::Span(span)) => span.end - span.start,
+            Some(ByteRange::Suffix(n)) => *n,
+            Some(ByteRange::Full) | None => 0,
+        })
+        .sum()
 }
 
 #[tokio::test]

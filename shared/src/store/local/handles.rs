@@ -1,8 +1,8 @@
 //! Files kept open: a piece of one that is in the page cache is read with two calls of the system, on the thread that
 //! asks. Opening, reading and closing on a thread for blocking work costs several times as much as the piece itself.
 //!
-//! What is at the path decides: a file that was replaced, changed or removed since it was opened is looked at with the
-//! first of the two calls, and then this module has nothing. It never waits for a disk.
+//! What is at the path decides: a file that was replaced, renamed, changed or removed since it was opened says so when it is
+//! asked with the first of the two calls, and then this module has nothing. It never waits for a disk.
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
