@@ -53,11 +53,15 @@ where
     if let [only] = replicas {
         return ask(only, BesideDamage::Accept).await;
     }
-    Box::pin(among(replicas, patience, ask)).await
+    Box::pin(among(replicas, (first, patience), ask)).await
 }
 
 /// The same where there are several. Boxed by its caller: most zones have one store, and need no room for this.
-async fn among<'a, T, Ask, Fut>(replicas: &'a [Arc<Replica>], patience: Duration, ask: Ask) -> Result<Option<T>, Error>
+async fn among<'a, T, Ask, Fut>(
+    replicas: &'a [Arc<Replica>],
+    (first, patience): (usize, Duration),
+    ask: Ask,
+) -> Result<Option<T>, Error>
 where
     Ask: Fn(&'a Arc<Replica>, BesideDamage) -> Fut,
     Fut: Future<Output = Result<Option<T>, Error>>,
