@@ -108,10 +108,11 @@ async fn a_zone_that_hangs_costs_its_files_and_its_time_once() {
     let (hangs, well) = (Place::new(), Place::new());
     let files: Content = (0..3_000).map(|n| (n.to_string(), noise(100))).collect();
     let none = options(ShardFormat::V3, CodecChoice::None);
-    let shard = pack(&none, 1, &files, None);
     for index in 0..16 {
         let place = if index < 8 { &hangs } else { &well };
-        place.put(&format!("20250310_{index:X}_0000.des"), &shard);
+        let own = files.iter().filter(|(uid, _)| slot(uid, NOON, 4).index == index);
+        let own: Content = own.map(|(uid, raw)| (uid.clone(), raw.clone())).collect();
+        place.put(&format!("20250310_{index:X}_0000.des"), pack(&none, 1, &own, None));
     }
     for cold in [true, false] {
         let mut rig = Rig::two_zones([&hangs, &well], 8);
