@@ -91,8 +91,11 @@ async fn packed(store: &SharedStore, folder: &Path, segment: Segment) -> Packed 
     packed
 }
 
+/// Files by name.
+type Contents = Vec<(String, Vec<u8>)>;
+
 /// Small records, and texts of 16 KiB that make several parts.
-fn corpora() -> [(&'static str, Vec<(String, Vec<u8>)>); 2] {
+fn corpora() -> [(&'static str, Contents); 2] {
     let mut rng = StdRng::seed_from_u64(7);
     let records = (0..3_000).map(|number| (format!("record-{number:05}.json"), made_up::record(&mut rng))).collect();
     let texts = (0..1_200).map(|number| {

@@ -186,7 +186,9 @@ impl Gathered {
         const AT_ONCE: usize = 4096;
         let len: usize = pieces.iter().map(|piece| piece.len()).sum();
         self.text.extend_from_slice(&(len as u64).to_le_bytes());
-        pieces.iter().for_each(|piece| self.text.extend_from_slice(piece));
+        for piece in pieces {
+            self.text.extend_from_slice(piece);
+        }
         if self.text.len() >= AT_ONCE {
             self.hash.update(&self.text);
             self.text.clear();

@@ -64,7 +64,7 @@ async fn measure(args: &BenchArgs, scratch: &Path, screen: Screen) -> Result<Mea
         options,
         // All files are of one day: 16 shards.
         n_bits: NBits::new(4).expect("4 is in 4 to 16"),
-        side_by_side: pack::side_by_side(args.jobs),
+        jobs: args.jobs,
     };
     let packed = pack::pack_manifest(work, screen).await.map_err(|error| match error {
         // Nothing is kept that one could go on with.

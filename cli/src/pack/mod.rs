@@ -154,7 +154,7 @@ pub(crate) struct Work {
     pub(crate) output_dir: PathBuf,
     pub(crate) options: PackOptions,
     pub(crate) n_bits: NBits,
-    pub(crate) side_by_side: usize,
+    pub(crate) jobs: Option<u16>,
 }
 
 /// What came of a [`Work`].
@@ -182,7 +182,7 @@ pub(crate) async fn pack_manifest(work: Work, screen: Screen) -> Result<PackedMa
         date_rule: DateRule::default(),
         names: Names::Digest,
         spool_dir: None,
-        side_by_side: work.side_by_side,
+        side_by_side: SideBySide::new(work.jobs),
         s3: S3Args::default(),
         refuse_empty: true,
     };

@@ -38,7 +38,8 @@ fn files_and_bytes_are_bounded_and_the_seed_decides() {
     corpus(&input);
     fs::create_dir(&place).unwrap();
     let chosen = |args: &[&str]| {
-        let given = ["--json", "bench", text(&input), text(&input.join("docs")), "--dir", text(&place)];
+        let docs = input.join("docs");
+        let given = ["--json", "bench", text(&input), text(&docs), "--dir", text(&place)];
         des(&[&given[..], args].concat()).code(0).json()
     };
     let few = |seed: &str| chosen(&["--files", "10", "--seed", seed])["packing"]["bytes"].clone();
