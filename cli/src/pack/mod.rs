@@ -102,8 +102,8 @@ struct SideBySide {
 
 impl SideBySide {
     fn new(asked: Option<u16>) -> Self {
-        let shards = side_by_side(asked);
-        // Whoever asks for a number gets it.
+        // One more than elsewhere: while one is made durable all cores have another. Whoever asks for a number gets it.
+        let shards = side_by_side(asked) + usize::from(asked.is_none());
         Self { shards, small: if asked.is_some() { shards } else { shards * SMALL_FOR_ONE } }
     }
 

@@ -14,8 +14,13 @@ use super::error::{Part, ShardError};
 use super::footer::{Footer, MAX_DICTIONARY_BYTES};
 use crate::segment::{CodecChoice, PackOptions, ShardFormat};
 
-/// Bytes of samples at most: twice as many gain 0.1 %, half as many lose 0.5 %, and the time grows with them.
-const SAMPLE_BUDGET: u64 = 4 << 20;
+/// Bytes of samples at most: twice as many gain 0.5 %, and the time grows with them.
+const MAX_SAMPLES: u64 = 2 << 20;
+/// Bytes of samples of small shards.
+const MIN_SAMPLES: u64 = 256 * 1024;
+/// In between, one byte in so many that would use the dictionary is a sample: learning from a byte takes about eight times
+/// as long as compressing it.
+const BYTES_PER_SAMPLE_BYTE: u64 = 16;
 /// A dictionary is at most this part of the bytes it is for, so that it can pay at all.
 const BYTES_PER_DICTIONARY_BYTE: u64 = 16;
 /// With less than this many files or bytes to use it for, no dictionary is tried.
@@ -23,11 +28,11 @@ const MIN_FILES: usize = 16;
 const MIN_BYTES: u64 = 32 * 1024;
 /// Every eighth sample is kept out of the training and judges the result.
 const HELD_OUT: usize = 8;
-/// The statistics of a dictionary are learnt from so many bytes and files, with a dictionary of so many bytes. Twice as
-/// much of each gains less than 0.1 %; eight times the bytes take longer than the rest of the training.
-const STATISTICS_BYTES: usize = 256 * 1024;
-const STATISTICS_FILES: usize = 32;
-const STATISTICS_DICTIONARY: usize = 32 * 1024;
+/// The statistics of a dictionary are learnt from so many bytes and files, with a dictionary of so many bytes. Three times the
+/// bytes gain less than 0.1 %, and take longer than the rest of the training.
+const STATISTICS_BYTES: usize = 32 * 1024;
+const STATISTICS_FILES: usize = 16;
+const STATISTICS_DICTIONARY: usize = 16 * 1024;
 /// What zstd's trainer wants room for at least.
 const SMALLEST: usize = 256;
 
@@ -39,7 +44,7 @@ pub(super) fn is_possible(options: &PackOptions) -> bool {
 /// Which files of a shard to learn its dictionary from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SampleChoice {
-    /// Positions in the list given, to be read and handed to [`SampleChoice::train`] in this order. At most 4 MiB
+    /// Positions in the list given, to be read and handed to [`SampleChoice::train`] in this order. At most 2 MiB
     /// of files, of at most 64 KiB each.
     pub files: Vec<usize>,
     /// Bytes of all files that would use the dictionary.
@@ -66,7 +71,7 @@ pub fn choose_samples<U: AsRef<str>>(
         (eligible, eligible_bytes, held_bytes) = (eligible + 1, eligible_bytes + size, held_bytes + size);
         held.push((crc32c::crc32c(uid.as_ref().as_bytes()), at, size));
         while let Some(&(_, _, last)) = held.peek()
-            && held_bytes - last > SAMPLE_BUDGET
+            && held_bytes - last > MAX_SAMPLES
         {
             held.pop();
             held_bytes -= last;
@@ -75,7 +80,7 @@ pub fn choose_samples<U: AsRef<str>>(
     if eligible < MIN_FILES || eligible_bytes < MIN_BYTES {
         return None;
     }
-    let mut room = SAMPLE_BUDGET;
+    let mut room = (eligible_bytes / BYTES_PER_SAMPLE_BYTE).clamp(MIN_SAMPLES, MAX_SAMPLES);
     let chosen = held.into_sorted_vec().into_iter().map_while(|(_, at, size)| {
         room = room.checked_sub(size)?;
         Some(at)
