@@ -35,7 +35,6 @@ mod errors;
 mod multipart;
 mod read;
 mod small;
-mod wire;
 
 pub use config::{DEFAULT_REGION, S3Config, S3Credentials, S3Timeouts};
 

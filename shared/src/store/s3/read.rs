@@ -54,42 +54,27 @@ fn parse_content_range(header: &str) -> Option<(u64, u64, u64)> {
     Some((first.trim().parse().ok()?, last.trim().parse().ok()?, size.trim().parse().ok()?))
 }
 
-fn not_the_range(call: &Call, why: impl std::fmt::Display) -> StoreError {
-    call.invalid(format!("the server did not answer the range asked for: {why}"))
-}
-
-/// The first byte of what is sent and the size of the whole, when that is what was asked for.
-pub(super) fn check_span(
-    call: &Call,
-    content_range: Option<&str>,
-    length: u64,
-    range: &ByteRange,
-) -> Result<(u64, u64), StoreError> {
-    let (first, size) = match content_range {
-        None => (0, length),
-        Some(header) => match parse_content_range(header) {
-            Some((first, last, size)) if last >= first && last < size && last - first + 1 == length => (first, size),
-            _ => {
-                return Err(not_the_range(call, format!("Content-Range {header:?} with Content-Length {length}")));
-            }
-        },
-    };
-    // The same object of `size` bytes must mean the same span here as there.
-    let span = call.resolve(range, size)?;
-    if span != (first..first + length) {
-        let (start, end) = (span.start, span.end);
-        let why = format!("bytes {start}..{end} of {size} are wanted, {length} from {first} are sent");
-        return Err(not_the_range(call, why));
-    }
-    Ok((first, size))
-}
-
 impl Answer {
     pub(super) fn check(call: &Call, output: GetObjectOutput, range: &ByteRange) -> Result<Self, StoreError> {
+        let wrong = |why: String| Err(call.invalid(format!("the server did not answer the range asked for: {why}")));
         let Some(length) = output.content_length.and_then(|n| u64::try_from(n).ok()) else {
-            return Err(not_the_range(call, "there is no Content-Length"));
+            return wrong("there is no Content-Length".to_owned());
         };
-        let (first, size) = check_span(call, output.content_range.as_deref(), length, range)?;
+        let (first, size) = match output.content_range.as_deref() {
+            None => (0, length),
+            Some(header) => match parse_content_range(header) {
+                Some((first, last, size)) if last >= first && last < size && last - first + 1 == length => {
+                    (first, size)
+                }
+                _ => return wrong(format!("Content-Range {header:?} with Content-Length {length}")),
+            },
+        };
+        // The same object of `size` bytes must mean the same span here as there.
+        let span = call.resolve(range, size)?;
+        if span != (first..first + length) {
+            let (start, end) = (span.start, span.end);
+            return wrong(format!("bytes {start}..{end} of {size} are wanted, {length} from {first} are sent"));
+        }
         let meta = ObjectMeta {
             key: call.key.clone(),
             size,

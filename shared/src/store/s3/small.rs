@@ -10,7 +10,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
@@ -23,10 +22,9 @@ use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorSettings}
 use moka::future::Cache;
 
 use super::super::call::Call;
-use super::super::{ByteRange, Fetched, ObjectMeta, StoreError, StoreErrorKind};
+use super::super::{ByteRange, Fetched, StoreError, StoreErrorKind};
 use super::errors::{Refused, causes, refusal};
-use super::read::{Answer, check_span, unix_ms};
-use super::wire::{Received, Target, Wire};
+use super::read::Answer;
 use super::{S3Store, S3Timeouts};
 
 /// The longest range read this way. Larger ones are paced by the network, for which the SDK's watch over stalled streams
@@ -42,23 +40,11 @@ const MOST_REFUSAL: usize = 16 * 1024;
 
 /// Reads small ranges.
 pub(super) struct SmallRanges {
-    /// For servers without TLS.
-    wire: Wire,
-    /// The server answers in a way that is not read there.
-    wire_fails: AtomicBool,
-    /// For the others.
     connector: Connector,
     /// By full key.
-    signed: Cache<String, Arc<Signed>>,
+    signed: Cache<String, Arc<str>>,
     /// For the whole call.
     timeout: Duration,
-}
-
-/// A signed URL.
-struct Signed {
-    url: Box<str>,
-    /// The same for [`Wire`], where there is no TLS.
-    target: Option<Target>,
 }
 
 impl fmt::Debug for SmallRanges {
@@ -73,8 +59,6 @@ impl SmallRanges {
         let settings = HttpConnectorSettings::builder().connect_timeout(timeouts.connect).build();
         let connector = Connector::builder().connector_settings(settings);
         Self {
-            wire: Wire::new(timeouts.connect),
-            wire_fails: AtomicBool::new(false),
             connector: connector.tls_provider(Provider::Rustls(CryptoMode::Ring)).build(),
             signed: Cache::builder().max_capacity(MOST_URLS).time_to_live(USED_FOR).build(),
             timeout: timeouts.attempt,
@@ -94,29 +78,20 @@ impl SmallRanges {
             return Ok(None);
         }
         let asked = async {
-            let Some(signed) = self.url(store, full).await else { return Ok(None) };
+            let Some(url) = self.url(store, full).await else { return Ok(None) };
             let header = format!("bytes={}-{}", span.start, span.end - 1);
-            let target = signed.target.as_ref().filter(|_| !self.wire_fails.load(Ordering::Relaxed));
-            let received = match target {
-                Some(target) => {
-                    let most = (span.end - span.start) as usize;
-                    self.wire.get(target, &header, most).await.map_err(|e| unreachable(call, &e))?
+            let response = self.send(call, &url, header).await?;
+            match response.status().as_u16() {
+                200 | 206 => {
+                    let answer = Answer::check(call, output(response), range)?;
+                    answer.collect(call.clone()).await.map(Some)
                 }
-                None => None,
-            };
-            let answer = match received {
-                Some(received) => read_received(call, received, range),
-                None => {
-                    // A server that does not say how long its answers are would be asked twice each time.
-                    self.wire_fails.store(true, Ordering::Relaxed);
-                    // Boxed: it is much larger than the other way.
-                    Box::pin(self.by_connector(call, &signed.url, header, range)).await
+                status @ (404 | 412 | 416 | 429 | 500..) => Err(refused(call, status, response).await),
+                _ => {
+                    self.signed.invalidate(full).await;
+                    Ok(None)
                 }
-            };
-            if matches!(answer, Ok(None)) {
-                self.signed.invalidate(full).await;
             }
-            answer
         };
         match tokio::time::timeout(self.timeout, asked).await {
             Ok(answer) => answer,
@@ -124,37 +99,18 @@ impl SmallRanges {
         }
     }
 
-    /// The answer of a server with TLS; `None` when it does not take the URL.
-    async fn by_connector(
-        &self,
-        call: &Call,
-        url: &str,
-        header: String,
-        range: &ByteRange,
-    ) -> Result<Option<Fetched>, StoreError> {
-        let response = self.send(call, url, header).await?;
-        match response.status().as_u16() {
-            200 | 206 => {
-                let answer = Answer::check(call, output(response), range)?;
-                answer.collect(call.clone()).await.map(Some)
-            }
-            status if is_final(status) => Err(refused(call, status, response).await),
-            _ => Ok(None),
-        }
-    }
-
-    async fn url(&self, store: &S3Store, full: &str) -> Option<Arc<Signed>> {
-        if let Some(signed) = self.signed.get(full).await {
-            return Some(signed);
+    async fn url(&self, store: &S3Store, full: &str) -> Option<Arc<str>> {
+        if let Some(url) = self.signed.get(full).await {
+            return Some(url);
         }
         let sign = async {
             let config = PresigningConfig::expires_in(SIGNED_FOR).ok()?;
             let request = store.client.get_object().bucket(&store.bucket).key(full).presigned(config).await.ok()?;
             // Whatever else would have to be sent is for the SDK to send.
             let plain = request.headers().all(|(name, _)| name.eq_ignore_ascii_case("host"));
-            plain.then(|| Arc::new(Signed { url: request.uri().into(), target: Target::of(request.uri()) }))
+            plain.then(|| Arc::from(request.uri()))
         };
-        Box::pin(self.signed.optionally_get_with_by_ref(full, sign)).await
+        self.signed.optionally_get_with_by_ref(full, sign).await
     }
 
     async fn send(&self, call: &Call, url: &str, range: String) -> Result<HttpResponse, StoreError> {
@@ -162,37 +118,8 @@ impl SmallRanges {
         request.set_uri(url).map_err(|e| call.invalid(format!("a signed URL is none: {e}")))?;
         request.headers_mut().insert("range", range);
         let sent = self.connector.call(request).await;
-        sent.map_err(|e| unreachable(call, &e))
-    }
-}
-
-fn unreachable(call: &Call, error: &(dyn std::error::Error + 'static)) -> StoreError {
-    call.error(StoreErrorKind::Unavailable, format!("the server cannot be reached: {}", causes(error)))
-}
-
-/// Whether a refusal is the store's last word. After others the SDK asks in the usual way.
-fn is_final(status: u16) -> bool {
-    matches!(status, 404 | 412 | 416 | 429 | 500..)
-}
-
-/// What came over [`Wire`], checked; `None` when the server does not take the URL.
-fn read_received(call: &Call, received: Received, range: &ByteRange) -> Result<Option<Fetched>, StoreError> {
-    let Received { status, content_range, etag, last_modified, metadata, body } = received;
-    match status {
-        200 | 206 => {
-            let (offset, size) = check_span(call, content_range.as_deref(), body.len() as u64, range)?;
-            let modified = last_modified.and_then(|text| DateTime::from_str(&text, DateTimeFormat::HttpDate).ok());
-            let meta = ObjectMeta {
-                size,
-                etag: etag.unwrap_or_default(),
-                last_modified_ms: unix_ms(modified),
-                metadata: metadata.into_iter().collect(),
-                ..ObjectMeta::unasked(&call.key)
-            };
-            Ok(Some(Fetched { meta, offset, bytes: body }))
-        }
-        status if is_final(status) => Err(refused_with(call, status, &body[..body.len().min(MOST_REFUSAL)])),
-        _ => Ok(None),
+        let failed = |e: &(dyn std::error::Error + 'static)| format!("the server cannot be reached: {}", causes(e));
+        sent.map_err(|e| call.error(StoreErrorKind::Unavailable, failed(&e)))
     }
 }
 
@@ -226,11 +153,7 @@ async fn refused(call: &Call, status: u16, response: HttpResponse) -> StoreError
             break;
         }
     }
-    refused_with(call, status, &text)
-}
-
-fn refused_with(call: &Call, status: u16, text: &[u8]) -> StoreError {
-    let text = String::from_utf8_lossy(text);
+    let text = String::from_utf8_lossy(&text);
     let element = |name: &str| {
         let (_, rest) = text.split_once(&format!("<{name}>"))?;
         rest.split_once(&format!("</{name}>")).map(|(content, _)| content)
@@ -240,7 +163,7 @@ fn refused_with(call: &Call, status: u16, text: &[u8]) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use axum::extract::Request;
     use axum::http::StatusCode;
