@@ -247,7 +247,11 @@ async fn a_query_that_costs_too_much_is_refused_at_once() {
         )
         .await;
     }
+    // One file, and nothing wrong but its depth.
+    let deep = |levels: usize| format!("{{ {}{look_up}{} }}", "... on Query { ".repeat(levels), " }".repeat(levels));
+    assert!(refused("depth", deep(25)).await.contains("more than 20 levels deep"));
     assert_eq!(place.calls().len(), 0, "nothing was looked up");
+    assert_eq!(ask(&server, &deep(10), json!({})).await["file"]["size"], 5);
     assert_eq!(ask(&server, &format!("{{ {} }}", named(100)), json!({})).await["f99"]["size"], 5);
     server.stop().await;
 }
