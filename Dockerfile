@@ -4,9 +4,9 @@ WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --locked --release -p des -p des-coordinator -p des-worker -p des-retriever \
- && install -D -t /out target/release/des target/release/des-pack \
-      target/release/des-coordinator target/release/des-worker target/release/des-retriever
+    cargo build --locked --profile dist -p des -p des-coordinator -p des-worker -p des-retriever \
+ && install -D -t /out target/dist/des target/dist/des-pack \
+      target/dist/des-coordinator target/dist/des-worker target/dist/des-retriever
 
 FROM debian:bookworm-slim
 RUN apt-get update \

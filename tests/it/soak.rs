@@ -13,6 +13,7 @@ async fn no_wrong_byte_is_served_in_a_minute_of_faults() {
         clients: 6,
         odds: Odds::default(),
         as_shipped: false,
+        keep: None,
     };
     let report = Box::pin(run(options)).await.unwrap();
     println!("{report}");

@@ -20,6 +20,7 @@ use bytes::Bytes;
 
 use self::folder::Folder;
 use self::handles::Handles;
+use self::staging::Appenders;
 use super::call::{Call, Operation};
 use super::{
     ByteRange, Capabilities, Fetched, FetchedStream, ListPage, ObjectMeta, ObjectStore, PartTag, StoreError,
@@ -30,6 +31,7 @@ mod folder;
 mod handles;
 mod list;
 mod read;
+mod staging;
 mod uploads;
 mod write;
 
@@ -44,6 +46,7 @@ pub const UPLOADS: &str = ".uploads";
 pub struct LocalStore {
     folder: Arc<Folder>,
     handles: Arc<Handles>,
+    appenders: Arc<Appenders>,
 }
 
 impl LocalStore {
@@ -53,7 +56,8 @@ impl LocalStore {
     /// [`NoSuchBucket`](super::StoreErrorKind::NoSuchBucket) when it does not exist or is not a folder,
     /// [`Denied`](super::StoreErrorKind::Denied) when it cannot be reached.
     pub fn open(root: impl AsRef<Path>) -> Result<Self, StoreError> {
-        Ok(Self { folder: Arc::new(Folder::open(root.as_ref())?), handles: Arc::new(Handles::new()) })
+        let folder = Arc::new(Folder::open(root.as_ref())?);
+        Ok(Self { folder, handles: Arc::new(Handles::new()), appenders: Arc::default() })
     }
 
     /// A store in a folder that is created where it is missing.
@@ -152,9 +156,9 @@ impl ObjectStore for LocalStore {
 
     async fn put_part(&self, key: &str, upload_id: &str, number: u32, bytes: Bytes) -> Result<PartTag, StoreError> {
         self.call(Operation::PutPart, key).check_part_number(number)?;
-        let id = upload_id.to_owned();
+        let (id, appenders) = (upload_id.to_owned(), self.appenders.clone());
         self.on_key(Operation::PutPart, key, move |folder, call| {
-            uploads::Upload::open(folder, call, &id)?.put_part(call, number, &bytes)
+            uploads::Upload::open(folder, call, &id)?.put_part(call, &appenders, (number, &bytes))
         })
         .await
     }
@@ -175,16 +179,17 @@ impl ObjectStore for LocalStore {
         mode: WriteMode,
     ) -> Result<ObjectMeta, StoreError> {
         let parts = self.call(Operation::CompleteUpload, key).check_parts(parts)?;
-        let id = upload_id.to_owned();
+        let (id, appenders) = (upload_id.to_owned(), self.appenders.clone());
         self.on_key(Operation::CompleteUpload, key, move |folder, call| {
-            uploads::complete(folder, call, &id, &parts, mode)
+            uploads::complete(folder, call, (&id, &appenders), &parts, mode)
         })
         .await
     }
 
     async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), StoreError> {
-        let id = upload_id.to_owned();
-        self.on_key(Operation::AbortUpload, key, move |folder, call| uploads::abort(folder, call, &id)).await
+        let (id, appenders) = (upload_id.to_owned(), self.appenders.clone());
+        let abort = move |folder: &Arc<Folder>, call: &Call| uploads::abort(folder, call, (&id, &appenders));
+        self.on_key(Operation::AbortUpload, key, abort).await
     }
 
     async fn list_uploads(&self, prefix: &str, limit: usize) -> Result<Vec<UploadMeta>, StoreError> {

@@ -15,11 +15,18 @@ fn options() -> Result<SoakOptions, String> {
         clients: 8,
         odds: Odds::default(),
         as_shipped: false,
+        keep: None,
     };
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
         if flag == "--as-shipped" {
             options.as_shipped = true;
+            continue;
+        }
+        if flag == "--keep" {
+            let folder = args.next().ok_or("--keep wants a folder")?;
+            std::fs::create_dir_all(&folder).map_err(|e| format!("{folder}: {e}"))?;
+            options.keep = Some(folder.into());
             continue;
         }
         let value = args.next().and_then(|text| text.parse::<u64>().ok()).filter(|n| *n > 0);
@@ -31,7 +38,7 @@ fn options() -> Result<SoakOptions, String> {
             "--files" => options.files = value as usize,
             "--clients" => options.clients = value as usize,
             _ => {
-                let known = "--seed --minutes --seconds --files --clients --as-shipped";
+                let known = "--seed --minutes --seconds --files --clients --as-shipped --keep";
                 return Err(format!("{flag} is not known; there are {known}"));
             }
         }

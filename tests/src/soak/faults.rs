@@ -77,6 +77,8 @@ struct Shared {
     data_ends: HashMap<String, u64>,
     rng: Mutex<StdRng>,
     counts: Counts,
+    /// What was asked for where a wrong byte was answered: the request's first line and its range.
+    wrong: Mutex<Vec<String>>,
 }
 
 /// The proxy. Dropping it closes everything.
@@ -102,6 +104,7 @@ impl FaultProxy {
             data_ends,
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
             counts: Counts::default(),
+            wrong: Mutex::default(),
         });
         let acceptor = tokio::spawn(accept(listener, shared.clone()));
         Ok(Self { port, shared, acceptor })
@@ -115,6 +118,11 @@ impl FaultProxy {
     /// From now on things go wrong, or no longer.
     pub fn arm(&self, armed: bool) {
         self.shared.armed.store(armed, Ordering::SeqCst);
+    }
+
+    /// The requests that were answered with a wrong byte, a line each, in order.
+    pub fn wrong(&self) -> Vec<String> {
+        self.shared.wrong.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What went wrong so far.
@@ -366,6 +374,8 @@ async fn exchange(client: &mut Wire, server: &mut Wire, shared: &Shared) -> io::
     client.stream.write_all(&answer.body).await?;
     if fault == Fault::Corrupt && good {
         add(if purpose == Purpose::BigFile { &counts.corrupted_big } else { &counts.corrupted });
+        let line = format!("{} {}", head.second(), head.value("range").unwrap_or_default());
+        shared.wrong.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
     let closes =
         [&head, &said].iter().any(|head| head.value("connection").is_some_and(|v| v.eq_ignore_ascii_case("close")));

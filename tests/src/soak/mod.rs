@@ -11,6 +11,7 @@ mod load;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,7 +37,7 @@ const GROWTH_PERCENT: u64 = 115;
 const GROWTH_KIB: u64 = 16 * 1024;
 
 /// What a soak does.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SoakOptions {
     /// Of everything random.
     pub seed: u64,
@@ -50,6 +51,9 @@ pub struct SoakOptions {
     pub odds: Odds,
     /// Leave second calls and the cache of files as they are shipped.
     pub as_shipped: bool,
+    /// Leaves the retriever's log, with every damage it met, and `wrong.txt`, the requests that got a wrong byte, in this
+    /// folder, which must be there.
+    pub keep: Option<PathBuf>,
 }
 
 /// Why a soak could not be made.
@@ -193,8 +197,12 @@ pub async fn run(options: SoakOptions) -> Result<Report, SoakError> {
     let proxy = FaultProxy::start(s3.port(), options.odds, files.data_ends.clone(), options.seed).await;
     let proxy = proxy.map_err(|e| failed("proxy", e))?;
     let folder = tempfile::Builder::new().prefix("des-soak-").tempdir().map_err(|e| failed("folder", e))?;
-    let env = environment(&bucket, proxy.port(), options.as_shipped);
-    let retriever = Service::start(folder.path(), "des-retriever", "retriever", &env).await;
+    let mut env = environment(&bucket, proxy.port(), options.as_shipped);
+    if options.keep.is_some() {
+        env.push(("DES_LOG".to_owned(), "warn".to_owned()));
+    }
+    let home = options.keep.as_deref().unwrap_or(folder.path());
+    let retriever = Service::start(home, "des-retriever", "retriever", &env).await;
     let retriever = retriever.map_err(|e| failed("retriever", e))?;
     let stored = files.bytes;
     let (began, memory) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));
@@ -218,6 +226,10 @@ pub async fn run(options: SoakOptions) -> Result<Report, SoakError> {
     proxy.arm(false);
     let took = began.elapsed();
     let metrics = metrics(&retriever.url).await?;
+    if let Some(folder) = &options.keep {
+        let lines = proxy.wrong().join("\n") + "\n";
+        std::fs::write(folder.join("wrong.txt"), lines).map_err(|e| failed("wrong.txt", e))?;
+    }
     let seen = load.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let memory = memory.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Ok(Report { seen, injected: injected(proxy.counts()), metrics, memory, exact: !options.as_shipped, stored, took })

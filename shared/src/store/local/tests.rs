@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 use super::*;
-use crate::store::{SharedStore, StoreErrorKind, contract};
+use crate::store::{MIN_PART_BYTES, SharedStore, StoreErrorKind, contract};
 
 fn store() -> (TempDir, LocalStore) {
     let dir = tempfile::tempdir().expect("a folder");
@@ -350,5 +350,46 @@ async fn one_of_many_racing_writers_wins_every_time() {
         let [winner] = winners[..] else { panic!("round {round}: {winners:?}") };
         let bytes = store.get(&format!("{round}"), ByteRange::Full).await.expect("get").bytes;
         assert_eq!(bytes, format!("racer {winner}"));
+    }
+}
+
+/// The inodes of data files of uploads.
+fn data_files(root: &std::path::Path) -> Vec<u64> {
+    let uploads = fs::read_dir(root.join(UPLOADS)).expect("uploads").map(|e| e.expect("an upload").path());
+    let files = uploads.flat_map(|dir| fs::read_dir(dir).expect("an upload")).map(|e| e.expect("a file"));
+    let data = files.filter(|file| file.file_name().to_string_lossy().starts_with("data"));
+    data.map(|file| file.metadata().expect("metadata").ino()).collect()
+}
+
+#[tokio::test]
+async fn parts_in_their_order_become_the_object_and_others_are_copied() {
+    let (dir, store) = store();
+    let another = LocalStore::open(dir.path()).expect("a store");
+    let long: Vec<Bytes> = (0..3_u8).map(|n| vec![n; MIN_PART_BYTES as usize + usize::from(n)].into()).collect();
+    // Who writes which part, in this order; which of them are named; whether nothing is copied.
+    let cases: [(&str, &[(u32, usize, bool)], &[usize], bool); 6] = [
+        ("in order", &[(1, 0, true), (2, 1, true), (3, 2, true)], &[0, 1, 2], true),
+        ("with a gap in the numbers", &[(2, 0, true), (7, 1, true)], &[0, 1], true),
+        ("the last one replaced by the same", &[(1, 0, true), (2, 1, true), (2, 2, true)], &[0, 1], true),
+        ("the last one replaced", &[(1, 0, true), (2, 1, true), (2, 2, true)], &[0, 2], false),
+        ("backwards", &[(2, 1, true), (1, 0, true)], &[1, 0], false),
+        ("by two", &[(1, 0, true), (2, 1, false), (3, 2, true)], &[0, 1, 2], false),
+    ];
+    for (key, writes, named, as_it_is) in cases {
+        let id = store.create_upload(key, &BTreeMap::new()).await.expect("create");
+        let mut tags = Vec::new();
+        for (number, bytes, own) in writes {
+            let writer = if *own { &store } else { &another };
+            tags.push(writer.put_part(key, &id, *number, long[*bytes].clone()).await.expect(key));
+        }
+        let data = data_files(dir.path());
+        let parts: Vec<_> = named.iter().map(|at| tags[*at].clone()).collect();
+        store.complete_upload(key, &id, &parts, WriteMode::CreateOnly).await.expect(key);
+        let expected: Vec<u8> = named.iter().flat_map(|at| long[writes[*at].1].to_vec()).collect();
+        let path = dir.path().join(key);
+        assert!(fs::read(&path).expect(key) == expected, "{key}: other bytes");
+        let metadata = fs::metadata(&path).expect(key);
+        assert_eq!((data.contains(&metadata.ino()), metadata.nlink()), (as_it_is, 1), "{key}");
+        assert!(!dir.path().join(UPLOADS).exists(), "{key}: nothing is left");
     }
 }

@@ -1,15 +1,18 @@
-//! Multipart uploads: a folder `.uploads/<id>/` with the key in `key` and each part in `part-NNNNN`.
+//! Multipart uploads: a folder `.uploads/<id>/` with the key in `key`, and the parts as [`super::staging`] has them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
 
 use super::super::call::Call;
 use super::super::{ObjectMeta, PartTag, StoreError, StoreErrorKind, UploadMeta, WriteMode};
 use super::UPLOADS;
-use super::folder::{Folder, etag, unix_ms};
-use super::write::{again_while_tidied, publish, taken, temp_beside, temp_in};
+use super::folder::{Folder, unix_ms};
+use super::staging::{Appender, Appenders, Spot};
+use super::write::{again_while_tidied, link_beside, publish, taken, temp_beside, temp_in};
 
 /// The file that names the key of an upload.
 const KEY_FILE: &str = "key";
@@ -39,10 +42,11 @@ pub(super) fn create(folder: &Folder, call: &Call) -> Result<String, StoreError>
     Ok(id)
 }
 
+/// Parts that this store wrote one behind the other become the object as they are; others are copied.
 pub(super) fn complete(
     folder: &Folder,
     call: &Call,
-    id: &str,
+    (id, appenders): (&str, &Appenders),
     parts: &[PartTag],
     mode: WriteMode,
 ) -> Result<ObjectMeta, StoreError> {
@@ -57,24 +61,27 @@ pub(super) fn complete(
     if mode == WriteMode::CreateOnly && target.is_file() {
         return Err(taken(call));
     }
-    let mut temp = temp_beside(folder, call, &target)?;
-    for part in parts {
-        let mut file = File::open(upload.part_path(part.number)).map_err(|e| upload.failed(call, &e))?;
-        let metadata = file.metadata().map_err(|e| upload.failed(call, &e))?;
-        if etag(&metadata) != part.etag || metadata.len() != part.size {
-            return Err(call.invalid(format!("part {} is not the one that was uploaded last", part.number)));
-        }
-        io::copy(&mut file, temp.as_file_mut()).map_err(|e| folder.write_failed(call, &e))?;
-    }
+    let spots = upload.find(call, parts)?;
+    let adopted = match appenders.end(&upload.dir) {
+        Some(own) if own.holds(&spots) => upload.adopt(call, (own, &spots), &target)?,
+        _ => None,
+    };
+    let temp = match adopted {
+        Some(temp) => temp,
+        None => upload.copy(call, &spots, &target)?,
+    };
     let meta = publish(folder, call, temp, &target, mode)?;
     // The object is there whatever happens now; what stays behind is an upload that the listing shows.
     upload.remove(call)?;
     Ok(meta)
 }
 
-pub(super) fn abort(folder: &Folder, call: &Call, id: &str) -> Result<(), StoreError> {
+pub(super) fn abort(folder: &Folder, call: &Call, (id, appenders): (&str, &Appenders)) -> Result<(), StoreError> {
     match Upload::open(folder, call, id) {
-        Ok(upload) => upload.remove(call),
+        Ok(upload) => {
+            drop(appenders.end(&upload.dir));
+            upload.remove(call)
+        }
         Err(gone) if gone.kind == StoreErrorKind::UploadGone => Ok(()),
         Err(error) => Err(error),
     }
@@ -141,31 +148,79 @@ impl<'a> Upload<'a> {
         if key == call.key { Ok(upload) } else { Err(upload.gone(call)) }
     }
 
-    pub(super) fn put_part(&self, call: &Call, number: u32, bytes: &[u8]) -> Result<PartTag, StoreError> {
-        let target = self.part_path(number);
+    pub(super) fn put_part(
+        &self,
+        call: &Call,
+        appenders: &Appenders,
+        (number, bytes): (u32, &[u8]),
+    ) -> Result<PartTag, StoreError> {
         // The folder is not created again here: an upload that was dropped meanwhile must stay so.
-        let temp = temp_in(&self.dir).map_err(|e| self.failed(call, &e))?;
-        fs::write(temp.path(), bytes).map_err(|e| self.folder.write_failed(call, &e))?;
-        let meta = publish(self.folder, call, temp, &target, WriteMode::Overwrite)?;
-        Ok(PartTag { number, etag: meta.etag, size: meta.size })
+        let appender = appenders.of(&self.dir).map_err(|e| self.failed(call, &e))?;
+        let spot = appender.append(number, bytes).map_err(|e| self.folder.write_failed(call, &e))?;
+        let record = File::create_new(self.dir.join(spot.name())).map_err(|e| self.failed(call, &e))?;
+        record.sync_all().map_err(|e| self.folder.write_failed(call, &e))?;
+        self.folder.sync_dir(call, &self.dir)?;
+        Ok(spot.tag())
     }
 
+    /// All recorded parts by number, also those that were replaced: each tag means the bytes it was given for.
     pub(super) fn parts(&self, call: &Call) -> Result<Vec<PartTag>, StoreError> {
-        let mut parts = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(|e| self.failed(call, &e))? {
-            let entry = entry.map_err(|e| self.failed(call, &e))?;
-            let name = entry.file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix("part-")).and_then(|n| n.parse().ok());
-            let Some(number) = number else { continue };
-            let metadata = entry.metadata().map_err(|e| self.failed(call, &e))?;
-            parts.push(PartTag { number, etag: etag(&metadata), size: metadata.len() });
-        }
-        parts.sort_by_key(|part| part.number);
-        Ok(parts)
+        Ok(self.spots(call)?.iter().map(Spot::tag).collect())
     }
 
-    fn part_path(&self, number: u32) -> PathBuf {
-        self.dir.join(format!("part-{number:05}"))
+    fn spots(&self, call: &Call) -> Result<Vec<Spot>, StoreError> {
+        let mut spots = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(|e| self.failed(call, &e))? {
+            let name = entry.map_err(|e| self.failed(call, &e))?.file_name();
+            spots.extend(name.to_str().and_then(Spot::parse));
+        }
+        spots.sort_by_key(|spot| spot.number);
+        Ok(spots)
+    }
+
+    /// Where the parts of these tags lie.
+    fn find(&self, call: &Call, parts: &[PartTag]) -> Result<Vec<Spot>, StoreError> {
+        let known: BTreeMap<_, _> =
+            self.spots(call)?.into_iter().map(|spot| ((spot.number, spot.tag().etag), spot)).collect();
+        let find = |part: &PartTag| match known.get(&(part.number, part.etag.clone())) {
+            Some(spot) if spot.len == part.size => Ok(spot.clone()),
+            _ => Err(call.invalid(format!("part {} is not one that was uploaded", part.number))),
+        };
+        parts.iter().map(find).collect()
+    }
+
+    /// The data file beside the target, with nothing in it but these parts; none where the file system has no hard links.
+    /// It stays in the upload as well, until the object is there.
+    fn adopt(
+        &self,
+        call: &Call,
+        (own, spots): (Appender, &[Spot]),
+        target: &Path,
+    ) -> Result<Option<NamedTempFile>, StoreError> {
+        let failed = |e: io::Error| self.folder.write_failed(call, &e);
+        let Ok(temp) = link_beside(self.folder, call, (&self.dir.join(&own.data), own.file), target) else {
+            return Ok(None);
+        };
+        let len = spots.iter().map(|spot| spot.len).sum();
+        // Behind the parts there may be one that failed, or that nobody named.
+        if temp.as_file().metadata().map_err(failed)?.len() != len {
+            temp.as_file().set_len(len).map_err(failed)?;
+        }
+        Ok(Some(temp))
+    }
+
+    /// A copy of these parts beside the target.
+    fn copy(&self, call: &Call, spots: &[Spot], target: &Path) -> Result<NamedTempFile, StoreError> {
+        let mut temp = temp_beside(self.folder, call, target)?;
+        for spot in spots {
+            let mut file = File::open(self.dir.join(&spot.data)).map_err(|e| self.failed(call, &e))?;
+            file.seek(SeekFrom::Start(spot.offset)).map_err(|e| self.failed(call, &e))?;
+            let copied = io::copy(&mut file.take(spot.len), temp.as_file_mut());
+            if copied.map_err(|e| self.folder.write_failed(call, &e))? != spot.len {
+                return Err(call.invalid(format!("part {} is no longer whole", spot.number)));
+            }
+        }
+        Ok(temp)
     }
 
     fn gone(&self, call: &Call) -> StoreError {

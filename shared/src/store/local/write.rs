@@ -33,6 +33,23 @@ pub(super) fn temp_beside(folder: &Folder, call: &Call, target: &Path) -> Result
         .map_err(|e| folder.write_failed(call, &e))
 }
 
+/// A file under a second, temporary name in the target's folder. Dropping it removes that name only.
+pub(super) fn link_beside(
+    folder: &Folder,
+    call: &Call,
+    (path, file): (&Path, File),
+    target: &Path,
+) -> Result<NamedTempFile, StoreError> {
+    let dir = target.parent().ok_or_else(|| call.invalid("the key has no folder"))?;
+    let link = || {
+        folder.create_parents(dir)?;
+        tempfile::Builder::new().prefix(TEMP_PREFIX).make_in(dir, |temp| fs::hard_link(path, temp))
+    };
+    let linked = again_while_tidied(link).map_err(|e| folder.write_failed(call, &e))?;
+    let ((), temp) = linked.into_parts();
+    Ok(NamedTempFile::from_parts(file, temp))
+}
+
 /// Makes something in a folder that concurrent removers may tidy away as empty.
 pub(super) fn again_while_tidied<T>(mut make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for _ in 0..FOLDER_TRIES {
