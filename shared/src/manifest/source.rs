@@ -124,8 +124,10 @@ impl SourceBase {
 
 /// An absolute path that [`resolve_source`] would leave as it is.
 pub(super) fn is_resolved(path: &str) -> bool {
-    let plain = |segment: &str| !matches!(segment, "" | "." | "..");
-    path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain)) && !path.contains('\0') && !has_scheme(path)
+    // Bytes, because this is asked for every line of a manifest. What begins with a slash has no scheme.
+    let plain = |segment: &[u8]| !matches!(segment, b"" | b"." | b"..");
+    let rest = path.as_bytes().strip_prefix(b"/");
+    rest.is_some_and(|rest| rest.split(|byte| *byte == b'/').all(plain) && !rest.contains(&0))
 }
 
 /// The absolute path or `s3://` URI of a manifest's `source_path`. Dots in paths are resolved by their text alone,

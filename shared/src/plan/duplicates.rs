@@ -46,7 +46,7 @@ impl Fingerprints {
         let mut sorted = self.sorter.finish()?;
         let mut suspects = Suspects::default();
         let mut first_of_print: Option<([u8; PRINT_BYTES], u64)> = None;
-        while let Some(key) = sorted.next(&mut Vec::new())? {
+        while let Some((key, _)) = sorted.next(&mut Vec::new())? {
             let (print, sequence) = split_key(key);
             match first_of_print {
                 Some((same, first)) if same == print => suspects.add(first, sequence),

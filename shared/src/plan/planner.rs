@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::duplicates::{Fingerprints, Suspects};
 use super::record;
-use super::shards::{GROUP_PAYLOAD_BYTES, Group, GroupStore, Groups, PlannedShards};
+use super::shards::{GROUP_PAYLOAD_BYTES, Group, GroupStore, Groups, PlannedShards, damaged};
 use super::sorter::{Sorted, Sorter};
 use super::spool::{PlanProgress, Spool};
 use super::{PlanConfig, PlanError};
@@ -68,10 +68,10 @@ impl Planner {
             return Err(PlanError::Config(format!("the spool folder {dir} is not a folder; expected one that exists")));
         }
         // While files come in, their sort and the fingerprints' hold memory; afterwards the groups', and, when
-        // nothing was spooled, a copy of the files in the order of their groups.
+        // nothing was spooled, the files where the sort has them.
         let share = config.memory_limit_bytes / 5;
         Ok(Self {
-            files: Sorter::new(spool.clone(), share * 2),
+            files: Sorter::new(spool.clone(), share * 3),
             fingerprints: Fingerprints::new(spool.clone(), share),
             config,
             spool,
@@ -115,36 +115,36 @@ impl Planner {
             open: None,
             slots: 0,
         };
-        let files = self.files.finish()?;
-        let duplicate = lay_out(files, &mut grouping, suspects, &self.config, &self.progress)?;
+        let mut files = self.files.finish()?;
+        let duplicate = lay_out(&mut files, &mut grouping, suspects, &self.config, &self.progress)?;
         if let Some(duplicate) = duplicate {
             return Err(PlanError::Duplicate(Box::new(duplicate)));
         }
         grouping.close_group()?;
         let groups =
-            Groups { slots: grouping.slots, store: grouping.store.finish()?, order: grouping.groups.finish()? };
+            Groups { slots: grouping.slots, store: grouping.store.finish(files)?, order: grouping.groups.finish()? };
         Ok(PlannedShards::new(&self.config, self.spool, self.progress, groups))
     }
 }
 
 /// Lays all files into the store, group by group, and compares the suspects on the way.
 fn lay_out(
-    mut files: Sorted<FILE_KEY_BYTES>,
+    files: &mut Sorted<FILE_KEY_BYTES>,
     grouping: &mut Grouping,
     mut suspects: Suspects,
     config: &PlanConfig,
     progress: &PlanProgress,
 ) -> Result<Option<super::DuplicateUid>, PlanError> {
-    let mut record = Vec::new();
-    while let Some(key) = files.next(&mut record)? {
+    let mut buffer = Vec::new();
+    while let Some((key, record)) = files.next(&mut buffer)? {
         let (slot, sequence) = split_file_key(key, config.n_bits);
         if !suspects.is_empty() {
-            let view = record::view(&record);
+            let view = record::view(record);
             let file = view.as_ref().and_then(record::View::to_file).zip(view.as_ref());
-            let (file, view) = file.ok_or_else(|| grouping.store.damaged())?;
+            let (file, view) = file.ok_or_else(|| damaged(&grouping.store.spool))?;
             suspects.look(sequence, slot.date, view.position, &file);
         }
-        grouping.add(slot, sequence, &record)?;
+        grouping.add(slot, sequence, record)?;
         progress.file_grouped();
     }
     Ok(suspects.verdict())
@@ -179,7 +179,7 @@ impl Grouping {
         if self.open.as_ref().is_none_or(|(_, group)| group.slot != slot) {
             self.close_group()?;
             self.slots += 1;
-            self.open = Some((sequence, Group { slot, offset: self.store.length, files: 0 }));
+            self.open = Some((sequence, Group { slot, place: self.store.length, files: 0 }));
         }
         if let Some((_, group)) = &mut self.open {
             group.files += 1;
@@ -194,57 +194,42 @@ impl Grouping {
     }
 }
 
-/// Writes the files of all groups, group behind group.
+/// Writes the files of all groups, group behind group, unless they stand so in memory already.
 struct GroupWriter {
     spool: Spool,
-    place: Place,
+    disk: Option<BufWriter<File>>,
+    /// Where the next file goes: bytes on disk, files in memory.
     length: u64,
-}
-
-enum Place {
-    Memory(Vec<u8>),
-    Disk(BufWriter<File>),
 }
 
 impl GroupWriter {
     fn new(spool: &Spool, on_disk: bool) -> Result<Self, PlanError> {
-        let place = if on_disk {
-            Place::Disk(BufWriter::with_capacity(BUFFER_BYTES, spool.create()?))
-        } else {
-            Place::Memory(Vec::new())
-        };
-        Ok(Self { spool: spool.clone(), place, length: 0 })
+        let file = on_disk.then(|| spool.create()).transpose()?;
+        let disk = file.map(|file| BufWriter::with_capacity(BUFFER_BYTES, file));
+        Ok(Self { spool: spool.clone(), disk, length: 0 })
     }
 
     fn write(&mut self, record: &[u8]) -> Result<(), PlanError> {
+        let Some(file) = &mut self.disk else {
+            self.length += 1;
+            return Ok(());
+        };
         let length = u32::try_from(record.len()).expect("records are a few MiB at most").to_le_bytes();
         self.length += (length.len() + record.len()) as u64;
-        match &mut self.place {
-            Place::Memory(bytes) => {
-                bytes.extend_from_slice(&length);
-                bytes.extend_from_slice(record);
-                Ok(())
-            }
-            Place::Disk(file) => file
-                .write_all(&length)
-                .and_then(|()| file.write_all(record))
-                .map_err(|error| self.spool.error("writing", error)),
-        }
+        let written = file.write_all(&length).and_then(|()| file.write_all(record));
+        written.map_err(|error| self.spool.error("writing", error))
     }
 
-    fn damaged(&self) -> PlanError {
-        let error = std::io::Error::new(std::io::ErrorKind::InvalidData, "a spooled record reads back changed");
-        self.spool.error("reading", error)
-    }
-
-    fn finish(self) -> Result<GroupStore, PlanError> {
-        match self.place {
-            Place::Memory(bytes) => Ok(GroupStore::Memory(bytes)),
-            Place::Disk(file) => {
+    /// `files` are the sorted ones, all of which came by.
+    fn finish(self, files: Sorted<FILE_KEY_BYTES>) -> Result<GroupStore, PlanError> {
+        match (self.disk, files) {
+            (None, Sorted::Memory(held)) => Ok(GroupStore::Memory(held)),
+            (Some(file), _) => {
                 let file = file.into_inner().map_err(|error| self.spool.error("writing", error.into_error()))?;
                 self.spool.wrote(self.length);
                 GroupStore::disk(&self.spool, file)
             }
+            (None, Sorted::Disk(_)) => unreachable!("what was spooled once is written to disk again"),
         }
     }
 }

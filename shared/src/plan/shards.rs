@@ -5,7 +5,7 @@ use std::io::{self, BufReader, Read, Seek};
 use std::sync::Arc;
 
 use super::record;
-use super::sorter::Sorted;
+use super::sorter::{Held, Sorted};
 use super::spool::{PlanProgress, Spool};
 use super::{MAX_FILES_PER_SHARD, MAX_SEGMENT_NAME_BYTES, PlanConfig, PlanError, PlannedShard};
 use crate::routing::{NBits, ShardDate, Slot};
@@ -22,7 +22,7 @@ pub(super) const GROUP_PAYLOAD_BYTES: usize = 24;
 pub(super) struct Group {
     pub(super) slot: Slot,
     /// Where its first record starts.
-    pub(super) offset: u64,
+    pub(super) place: u64,
     /// How many records it has.
     pub(super) files: u64,
 }
@@ -34,7 +34,7 @@ impl Group {
         bytes[2] = self.slot.date.month;
         bytes[3] = self.slot.date.day;
         bytes[4..8].copy_from_slice(&self.slot.index.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.offset.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.place.to_le_bytes());
         bytes[16..].copy_from_slice(&self.files.to_le_bytes());
         bytes
     }
@@ -44,13 +44,13 @@ impl Group {
         let word = |at: usize| bytes[at..at + 8].try_into().ok().map(u64::from_le_bytes);
         let date = ShardDate { year: u16::from_le_bytes([bytes[0], bytes[1]]), month: bytes[2], day: bytes[3] };
         let index = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
-        Some(Self { slot: Slot { date, index, n_bits }, offset: word(8)?, files: word(16)? })
+        Some(Self { slot: Slot { date, index, n_bits }, place: word(8)?, files: word(16)? })
     }
 }
 
-/// The records of all groups, group behind group.
+/// The records of all groups, group behind group. A place in it is a position in memory, and an offset on disk.
 pub(super) enum GroupStore {
-    Memory(Vec<u8>),
+    Memory(Held<16>),
     Disk { file: BufReader<File>, at: u64 },
 }
 
@@ -60,24 +60,22 @@ impl GroupStore {
         Ok(Self::Disk { file: BufReader::with_capacity(BUFFER_BYTES, file), at: 0 })
     }
 
-    /// Reads the record at `offset` into `record`.
-    fn read(&mut self, offset: u64, record: &mut Vec<u8>) -> io::Result<()> {
-        let mut length = [0; 4];
+    /// The record at a place, which may lie in `buffer`, and the place behind it.
+    fn read<'a>(&'a mut self, place: u64, buffer: &'a mut Vec<u8>) -> io::Result<(&'a [u8], u64)> {
         match self {
-            Self::Memory(bytes) => {
-                let mut rest = usize::try_from(offset).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
-                rest.read_exact(&mut length)?;
-                record.resize(u32::from_le_bytes(length) as usize, 0);
-                rest.read_exact(record)
+            Self::Memory(held) => {
+                let record = usize::try_from(place).ok().and_then(|at| held.payload(at));
+                Ok((record.ok_or(io::ErrorKind::UnexpectedEof)?, place + 1))
             }
             Self::Disk { file, at } => {
                 // Within the buffer this is no system call.
-                file.seek_relative(offset.cast_signed() - at.cast_signed())?;
+                file.seek_relative(place.cast_signed() - at.cast_signed())?;
+                let mut length = [0; 4];
                 file.read_exact(&mut length)?;
-                record.resize(u32::from_le_bytes(length) as usize, 0);
-                file.read_exact(record)?;
-                *at = offset + (length.len() + record.len()) as u64;
-                Ok(())
+                buffer.resize(u32::from_le_bytes(length) as usize, 0);
+                file.read_exact(buffer)?;
+                *at = place + (length.len() + buffer.len()) as u64;
+                Ok((buffer, *at))
             }
         }
     }
@@ -173,10 +171,8 @@ impl PlannedShards {
     }
 
     fn next_group(&mut self) -> Result<Option<Group>, PlanError> {
-        if self.groups.order.next(&mut self.record)?.is_none() {
-            return Ok(None);
-        }
-        Group::decode(&self.record, self.n_bits).map(Some).ok_or_else(|| self.damaged())
+        let Some((_, payload)) = self.groups.order.next(&mut self.record)? else { return Ok(None) };
+        Group::decode(payload, self.n_bits).map(Some).ok_or_else(|| damaged(&self.spool))
     }
 
     /// Takes files from the group until one does not fit.
@@ -184,10 +180,10 @@ impl PlannedShards {
         let mut shard = PlannedShard { slot: group.slot, number, files: FileList::new(), source_bytes: 0 };
         let mut name_bytes = 0;
         while group.files > 0 {
-            let read = self.groups.store.read(group.offset, &mut self.record);
-            read.map_err(|error| self.spool.error("reading", error))?;
-            let length = self.record.len();
-            let file = record::view(&self.record).ok_or_else(|| self.damaged())?;
+            let read = self.groups.store.read(group.place, &mut self.record);
+            let (record, behind) = read.map_err(|error| self.spool.error("reading", error))?;
+            let length = record.len();
+            let file = record::view(record).ok_or_else(|| damaged(&self.spool))?;
             // A first file always fits, however large. A sum that does not fit 64 bits is over any limit.
             let sum = shard.source_bytes.checked_add(file.size_bytes).filter(|sum| *sum <= self.caps.source_bytes);
             let room = shard.files.len() < self.caps.files && name_bytes + length <= self.caps.name_bytes;
@@ -198,15 +194,14 @@ impl PlannedShards {
             name_bytes += length;
             shard.files.push_texts(file.size_bytes, file.texts);
             group.files -= 1;
-            group.offset += (size_of::<u32>() + length) as u64;
+            group.place = behind;
         }
         Ok(shard)
     }
+}
 
-    fn damaged(&self) -> PlanError {
-        let error = io::Error::new(io::ErrorKind::InvalidData, "a spooled record reads back changed");
-        self.spool.error("reading", error)
-    }
+pub(super) fn damaged(spool: &Spool) -> PlanError {
+    spool.error("reading", io::Error::new(io::ErrorKind::InvalidData, "a spooled record reads back changed"))
 }
 
 impl Iterator for PlannedShards {

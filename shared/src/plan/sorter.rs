@@ -4,7 +4,7 @@
 //! Records collect in memory up to a limit, are sorted and written as a run, and runs are merged [`FAN_IN`] at a
 //! time as soon as there are so many, so that open files and read buffers stay bounded, whatever the input's size.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
@@ -60,9 +60,9 @@ impl<const N: usize> Sorter<N> {
 
     /// All records in the order of their keys.
     pub(super) fn finish(mut self) -> Result<Sorted<N>, PlanError> {
-        self.items.sort_unstable_by_key(|item| item.key);
+        self.sort();
         if !self.spilled() {
-            return Ok(Sorted::Memory { items: self.items.into_iter(), payloads: self.payloads });
+            return Ok(Sorted::Memory(Held { items: self.items, payloads: self.payloads, next: 0 }));
         }
         self.flush()?;
         // Not needed from here on; the merge's buffers take the place.
@@ -95,11 +95,15 @@ impl<const N: usize> Sorter<N> {
     }
 
     /// Writes what is in memory as a run.
+    fn sort(&mut self) {
+        self.items.sort_unstable_by(|a, b| order(&a.key, &b.key));
+    }
+
     fn flush(&mut self) -> Result<(), PlanError> {
         if self.items.is_empty() {
             return Ok(());
         }
-        self.items.sort_unstable_by_key(|item| item.key);
+        self.sort();
         let mut run = RunWriter::create(&self.spool)?;
         for item in &self.items {
             run.write(&item.key, &self.payloads[item.payload.clone()])?;
@@ -134,22 +138,45 @@ fn merge_runs<const N: usize>(spool: &Spool, runs: Vec<File>) -> Result<File, Pl
 
 /// Records in the order of their keys.
 pub(super) enum Sorted<const N: usize> {
-    Memory { items: std::vec::IntoIter<Item<N>>, payloads: Vec<u8> },
+    Memory(Held<N>),
     Disk(Merge<N>),
 }
 
+/// Sorted records that fit into memory. They can be read again when all have come by.
+pub(super) struct Held<const N: usize> {
+    items: Vec<Item<N>>,
+    payloads: Vec<u8>,
+    next: usize,
+}
+
+impl<const N: usize> Held<N> {
+    /// The payload of the record at a position, from 0; `None` behind the end.
+    pub(super) fn payload(&self, at: usize) -> Option<&[u8]> {
+        self.items.get(at).map(|item| &self.payloads[item.payload.clone()])
+    }
+
+    fn next(&mut self) -> Option<([u8; N], &[u8])> {
+        let item = self.items.get(self.next)?;
+        self.next += 1;
+        Some((item.key, &self.payloads[item.payload.clone()]))
+    }
+}
+
 impl<const N: usize> Sorted<N> {
-    /// The next key; its payload replaces what is in `payload`.
-    pub(super) fn next(&mut self, payload: &mut Vec<u8>) -> Result<Option<[u8; N]>, PlanError> {
+    /// The next key and its payload, which may lie in `buffer`.
+    pub(super) fn next<'a>(&'a mut self, buffer: &'a mut Vec<u8>) -> Result<Option<([u8; N], &'a [u8])>, PlanError> {
         match self {
-            Self::Memory { items, payloads } => Ok(items.next().map(|item| {
-                payload.clear();
-                payload.extend_from_slice(&payloads[item.payload]);
-                item.key
-            })),
-            Self::Disk(merge) => merge.next(payload),
+            Self::Memory(held) => Ok(held.next()),
+            Self::Disk(merge) => Ok(merge.next(buffer)?.map(|key| (key, buffer.as_slice()))),
         }
     }
+}
+
+/// Keys compare as bytes, here eight at a time.
+fn order<const N: usize>(a: &[u8; N], b: &[u8; N]) -> Ordering {
+    const { assert!(N.is_multiple_of(8), "a key is made of whole words") };
+    let (a, b) = (a.as_chunks::<8>().0.iter(), b.as_chunks::<8>().0.iter());
+    a.map(|word| u64::from_be_bytes(*word)).cmp(b.map(|word| u64::from_be_bytes(*word)))
 }
 
 /// Merges runs.

@@ -246,7 +246,7 @@ impl Block {
         let start = self.bytes.len();
         // Blocks are small: 64 texts of at most a manifest line each.
         self.starts.push(u32::try_from(start).expect("a block stays below 4 GiB"));
-        let heads = if start == 0 { [""; 3] } else { self.pieces(0).1.map(|(_, own)| own) };
+        let heads = if start == 0 { [&[][..]; 3] } else { self.heads() };
         let shared: [usize; 3] = std::array::from_fn(|n| common(texts[n], heads[n]));
         put_varint(&mut self.bytes, size_bytes);
         for (text, shared) in texts.iter().zip(shared) {
@@ -256,6 +256,16 @@ impl Block {
         for (text, shared) in texts.iter().zip(shared) {
             self.bytes.extend_from_slice(&text.as_bytes()[shared..]);
         }
+    }
+
+    /// The texts of the first file, which shares nothing.
+    fn heads(&self) -> [&[u8]; 3] {
+        let (_, lengths, mut rest) = self.lengths(0);
+        lengths.map(|(_, own)| {
+            let (text, behind) = rest.split_at(own);
+            rest = behind;
+            text
+        })
     }
 
     fn view(&self, at: usize) -> FileView<'_> {
@@ -302,9 +312,11 @@ fn utf8(text: &[u8]) -> &str {
 }
 
 /// Bytes two texts begin with, cut between characters.
-fn common(text: &str, head: &str) -> usize {
-    let same = text.bytes().zip(head.bytes()).take_while(|(a, b)| a == b).count();
-    text.floor_char_boundary(same)
+fn common(text: &str, head: &[u8]) -> usize {
+    let (words, other) = (text.as_bytes().as_chunks::<8>().0, head.as_chunks::<8>().0);
+    let words = 8 * words.iter().zip(other).take_while(|(a, b)| a == b).count();
+    let rest = text.as_bytes()[words..].iter().zip(&head[words..]);
+    text.floor_char_boundary(words + rest.take_while(|(a, b)| a == b).count())
 }
 
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {

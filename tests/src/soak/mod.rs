@@ -199,7 +199,7 @@ pub async fn run(options: SoakOptions) -> Result<Report, SoakError> {
     let folder = tempfile::Builder::new().prefix("des-soak-").tempdir().map_err(|e| failed("folder", e))?;
     let mut env = environment(&bucket, proxy.port(), options.as_shipped);
     if options.keep.is_some() {
-        env.push(("DES_LOG".to_owned(), "warn".to_owned()));
+        env.push(("DES_LOG".to_owned(), "warn,des_shared=info".to_owned()));
     }
     let home = options.keep.as_deref().unwrap_or(folder.path());
     let retriever = Service::start(home, "des-retriever", "retriever", &env).await;
