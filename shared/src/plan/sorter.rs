@@ -142,6 +142,9 @@ pub(super) enum Sorted<const N: usize> {
     Disk(Merge<N>),
 }
 
+/// A key and its payload.
+pub(super) type Record<'a, const N: usize> = ([u8; N], &'a [u8]);
+
 /// Sorted records that fit into memory. They can be read again when all have come by.
 pub(super) struct Held<const N: usize> {
     items: Vec<Item<N>>,
@@ -155,7 +158,7 @@ impl<const N: usize> Held<N> {
         self.items.get(at).map(|item| &self.payloads[item.payload.clone()])
     }
 
-    fn next(&mut self) -> Option<([u8; N], &[u8])> {
+    fn next(&mut self) -> Option<Record<'_, N>> {
         let item = self.items.get(self.next)?;
         self.next += 1;
         Some((item.key, &self.payloads[item.payload.clone()]))
@@ -164,7 +167,7 @@ impl<const N: usize> Held<N> {
 
 impl<const N: usize> Sorted<N> {
     /// The next key and its payload, which may lie in `buffer`.
-    pub(super) fn next<'a>(&'a mut self, buffer: &'a mut Vec<u8>) -> Result<Option<([u8; N], &'a [u8])>, PlanError> {
+    pub(super) fn next<'a>(&'a mut self, buffer: &'a mut Vec<u8>) -> Result<Option<Record<'a, N>>, PlanError> {
         match self {
             Self::Memory(held) => Ok(held.next()),
             Self::Disk(merge) => Ok(merge.next(buffer)?.map(|key| (key, buffer.as_slice()))),

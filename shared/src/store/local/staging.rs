@@ -58,14 +58,11 @@ pub(super) struct Appender {
 
 impl Appender {
     fn create(dir: &Path) -> io::Result<Self> {
-        let (mut data, mut create) = (String::new(), OpenOptions::new());
-        create.write(true).create_new(true);
-        let made = tempfile::Builder::new().prefix("data").rand_bytes(16).make_in(dir, |path| {
-            data = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-            create.open(path)
-        })?;
+        let create = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
+        let made = tempfile::Builder::new().prefix("data").rand_bytes(16).make_in(dir, create)?;
         let (file, path) = made.into_parts();
-        path.keep().map_err(|e| e.error)?;
+        let path = path.keep().map_err(|e| e.error)?;
+        let data = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         Ok(Self { data, file, end: Mutex::new(0) })
     }
 

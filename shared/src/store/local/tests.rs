@@ -361,13 +361,16 @@ fn data_files(root: &std::path::Path) -> Vec<u64> {
     data.map(|file| file.metadata().expect("metadata").ino()).collect()
 }
 
+/// Number and bytes of a part, and whether the store itself writes it or another one.
+type Write = (u32, usize, bool);
+
 #[tokio::test]
 async fn parts_in_their_order_become_the_object_and_others_are_copied() {
     let (dir, store) = store();
     let another = LocalStore::open(dir.path()).expect("a store");
     let long: Vec<Bytes> = (0..3_u8).map(|n| vec![n; MIN_PART_BYTES as usize + usize::from(n)].into()).collect();
-    // Who writes which part, in this order; which of them are named; whether nothing is copied.
-    let cases: [(&str, &[(u32, usize, bool)], &[usize], bool); 6] = [
+    // What is written, in this order; which of them are named; whether nothing is copied.
+    let cases: [(&str, &[Write], &[usize], bool); 6] = [
         ("in order", &[(1, 0, true), (2, 1, true), (3, 2, true)], &[0, 1, 2], true),
         ("with a gap in the numbers", &[(2, 0, true), (7, 1, true)], &[0, 1], true),
         ("the last one replaced by the same", &[(1, 0, true), (2, 1, true), (2, 2, true)], &[0, 1], true),
