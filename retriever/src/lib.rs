@@ -28,6 +28,7 @@ mod replicas;
 mod represent;
 mod s3face;
 mod serve;
+mod told;
 
 use std::fmt;
 use std::io;

@@ -21,6 +21,7 @@ use crate::cache::disk::DiskCache;
 use crate::config::Endurance;
 use crate::error::Error;
 use crate::metrics::RetrieverMetrics;
+use crate::told::Told;
 
 /// How long one store may take to say that it is there, and how long that is believed.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -45,6 +46,8 @@ pub(crate) struct Replica {
     pub(crate) turns: Turns,
     /// Answers it gave in place of the zone's own store.
     pub(crate) stood_in: IntCounter,
+    /// That it failed and another was asked.
+    pub(crate) told: Told,
 }
 
 /// How many reads for the caches may be under way at one store: each takes memory that is not the caches'. Every store has
@@ -109,6 +112,7 @@ impl Places {
                 guard,
                 turns: Turns::of(count),
                 stood_in: metrics.stood_in(zone, name),
+                told: Told::default(),
             })
         };
         let by_name = zones

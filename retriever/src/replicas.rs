@@ -6,7 +6,7 @@
 //! - A copy may lag behind. That there is no such file is believed only of the zone's own store.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use des_shared::routing::Slot;
 use futures::StreamExt;
@@ -96,9 +96,11 @@ where
             Ok(None) if at == 0 => return Ok(None),
             Ok(None) => {}
             Err(error) if error.may_differ_elsewhere() => {
-                if !error.is_unasked() {
+                if !error.is_unasked()
+                    && let Some(kept_back) = replicas[at].told.due(Instant::now())
+                {
                     let store = replicas[at].source.store().url();
-                    tracing::warn!(store, "trying the zone's other stores: {error}");
+                    tracing::warn!(store, kept_back, "trying the zone's other stores: {error}");
                 }
                 if failed.as_ref().is_none_or(|(before, _)| at < *before) {
                     failed = Some((at, error));

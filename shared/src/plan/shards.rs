@@ -90,6 +90,10 @@ pub(super) struct Groups {
     pub(super) slots: u64,
 }
 
+/// What a file counts for beside its texts where names are bounded. It decides where shards end, so it stays what it was when
+/// records had this many bytes more than their texts.
+const FILE_BYTES: usize = 37;
+
 /// Bounds of one shard.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Caps {
@@ -182,8 +186,8 @@ impl PlannedShards {
         while group.files > 0 {
             let read = self.groups.store.read(group.place, &mut self.record);
             let (record, behind) = read.map_err(|error| self.spool.error("reading", error))?;
-            let length = record.len();
             let file = record::view(record).ok_or_else(|| damaged(&self.spool))?;
+            let length = FILE_BYTES + file.texts.iter().map(|text| text.len()).sum::<usize>();
             // A first file always fits, however large. A sum that does not fit 64 bits is over any limit.
             let sum = shard.source_bytes.checked_add(file.size_bytes).filter(|sum| *sum <= self.caps.source_bytes);
             let room = shard.files.len() < self.caps.files && name_bytes + length <= self.caps.name_bytes;

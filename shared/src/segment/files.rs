@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::SegmentFile;
 use crate::ids::Uid;
+use crate::varint;
 
 /// Files of a block.
 const BLOCK: usize = 64;
@@ -209,7 +210,7 @@ impl FileList {
     /// Behind the end.
     pub fn size_bytes(&self, position: u32) -> u64 {
         let (block, inside) = self.place(position);
-        take_varint(&mut &block.bytes[block.starts[inside] as usize..])
+        take(&mut &block.bytes[block.starts[inside] as usize..])
     }
 
     fn place(&self, position: u32) -> (&Block, usize) {
@@ -248,10 +249,10 @@ impl Block {
         self.starts.push(u32::try_from(start).expect("a block stays below 4 GiB"));
         let heads = if start == 0 { [&[][..]; 3] } else { self.heads() };
         let shared: [usize; 3] = std::array::from_fn(|n| common(texts[n], heads[n]));
-        put_varint(&mut self.bytes, size_bytes);
+        varint::put(&mut self.bytes, size_bytes);
         for (text, shared) in texts.iter().zip(shared) {
-            put_varint(&mut self.bytes, shared as u64);
-            put_varint(&mut self.bytes, (text.len() - shared) as u64);
+            varint::put(&mut self.bytes, shared as u64);
+            varint::put(&mut self.bytes, (text.len() - shared) as u64);
         }
         for (text, shared) in texts.iter().zip(shared) {
             self.bytes.extend_from_slice(&text.as_bytes()[shared..]);
@@ -289,8 +290,8 @@ impl Block {
     /// A file's size, of each text how much is shared and how long the rest is, and where the rests begin.
     fn lengths(&self, at: usize) -> (u64, [(usize, usize); 3], &[u8]) {
         let mut rest = &self.bytes[self.starts[at] as usize..];
-        let size = take_varint(&mut rest);
-        let lengths = [(); 3].map(|()| (take_varint(&mut rest) as usize, take_varint(&mut rest) as usize));
+        let size = take(&mut rest);
+        let lengths = [(); 3].map(|()| (take(&mut rest) as usize, take(&mut rest) as usize));
         (size, lengths, rest)
     }
 
@@ -319,25 +320,9 @@ fn common(text: &str, head: &[u8]) -> usize {
     text.floor_char_boundary(words + rest.take_while(|(a, b)| a == b).count())
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn take_varint(rest: &mut &[u8]) -> u64 {
-    let (mut value, mut shift) = (0, 0);
-    loop {
-        let (byte, behind) = rest.split_first().expect("numbers were encoded here");
-        *rest = behind;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return value;
-        }
-        shift += 7;
-    }
+/// A number of a block's own bytes.
+fn take(rest: &mut &[u8]) -> u64 {
+    varint::take(rest).expect("numbers were encoded here")
 }
 
 impl fmt::Debug for FileList {

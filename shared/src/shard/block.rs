@@ -9,7 +9,8 @@ use super::entry::{Codec, Entry, Inline, Location};
 use super::error::{Part, ShardError};
 use super::meta::Meta;
 use super::rows::{BIG_FILE, Body, CODEC_MASK, HAS_META, KNOWN_FLAGS, Row};
-use super::wire::{Cursor, common_prefix, put_varint};
+use super::wire::{Cursor, common_prefix};
+use crate::varint;
 
 /// The largest block, in bytes: of its columns after decompression, and of its uids written out.
 pub(super) const MAX_BLOCK_RAW: usize = 8 << 20;
@@ -62,25 +63,25 @@ impl BlockBuilder {
     pub(super) fn push(&mut self, row: &Row<'_>) {
         let uid = row.uid.as_bytes();
         let shared = if self.flags.is_empty() { 0 } else { common_prefix(&self.last_uid, uid) };
-        put_varint(&mut self.shared, shared as u64);
-        put_varint(&mut self.suffix_lens, (uid.len() - shared) as u64);
+        varint::put(&mut self.shared, shared as u64);
+        varint::put(&mut self.suffix_lens, (uid.len() - shared) as u64);
         self.suffixes.extend_from_slice(&uid[shared..]);
         self.flags.push(row.flags());
         match row.body {
             Body::Inline { codec, stored_len, raw_len, crc32c } => {
-                put_varint(&mut self.stored, stored_len);
+                varint::put(&mut self.stored, stored_len);
                 if codec != Codec::None {
-                    put_varint(&mut self.raw, raw_len);
+                    varint::put(&mut self.raw, raw_len);
                 }
                 self.crcs.extend_from_slice(&crc32c.to_le_bytes());
             }
             Body::BigFile { sha256, size } => {
-                put_varint(&mut self.raw, size);
+                varint::put(&mut self.raw, size);
                 self.hashes.extend_from_slice(&sha256);
             }
         }
         if let Some(meta) = row.meta {
-            put_varint(&mut self.meta_lens, meta.len() as u64);
+            varint::put(&mut self.meta_lens, meta.len() as u64);
             self.metas.extend_from_slice(meta.as_bytes());
         }
         self.last_uid.clear();

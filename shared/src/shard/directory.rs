@@ -8,7 +8,8 @@ use std::ops::Range;
 use super::codec::{compress_index, decompress_index};
 use super::error::{Part, ShardError};
 use super::footer::{Footer, HEADER_LEN};
-use super::wire::{Cursor, common_prefix, put_varint};
+use super::wire::{Cursor, common_prefix};
+use crate::varint;
 
 /// The largest directory after decompression, in bytes. Half a million blocks fit; the writer makes blocks larger
 /// long before that.
@@ -35,14 +36,14 @@ pub(super) fn encode(rows: &[DirectoryRow]) -> Result<Vec<u8>, ShardError> {
     let mut suffix_lens = Vec::with_capacity(rows.len());
     for row in rows {
         let shared = common_prefix(previous, &row.separator);
-        put_varint(&mut raw, shared as u64);
+        varint::put(&mut raw, shared as u64);
         suffix_lens.push((row.separator.len() - shared) as u64);
         suffixes.extend_from_slice(&row.separator[shared..]);
         previous = &row.separator;
     }
     let mut column = |numbers: &mut dyn Iterator<Item = u64>| {
         for number in numbers {
-            put_varint(&mut raw, number);
+            varint::put(&mut raw, number);
         }
     };
     column(&mut suffix_lens.into_iter());

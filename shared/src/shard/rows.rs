@@ -4,7 +4,8 @@
 use super::entry::Codec;
 use super::error::{Part, ShardError};
 use super::meta::Meta;
-use super::wire::{Cursor, put_varint};
+use super::wire::Cursor;
+use crate::varint;
 
 /// Flags of a row, the same in memory, in checkpoints and in index blocks.
 pub(super) const CODEC_MASK: u8 = 0b0011;
@@ -127,24 +128,24 @@ impl<'a> Iterator for RowIter<'a> {
 }
 
 fn encode(out: &mut Vec<u8>, row: &Row<'_>) {
-    put_varint(out, row.uid.len() as u64);
+    varint::put(out, row.uid.len() as u64);
     out.extend_from_slice(row.uid.as_bytes());
     out.push(row.flags());
     match row.body {
         Body::Inline { codec, stored_len, raw_len, crc32c } => {
-            put_varint(out, stored_len);
+            varint::put(out, stored_len);
             if codec != Codec::None {
-                put_varint(out, raw_len);
+                varint::put(out, raw_len);
             }
             out.extend_from_slice(&crc32c.to_le_bytes());
         }
         Body::BigFile { sha256, size } => {
-            put_varint(out, size);
+            varint::put(out, size);
             out.extend_from_slice(&sha256);
         }
     }
     if let Some(meta) = row.meta {
-        put_varint(out, meta.len() as u64);
+        varint::put(out, meta.len() as u64);
         out.extend_from_slice(meta.as_bytes());
     }
 }

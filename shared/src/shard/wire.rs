@@ -97,15 +97,6 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Appends `value` as unsigned LEB128.
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value as u8) | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
 /// How many bytes `a` and `b` have in common at their start.
 pub(super) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(x, y)| x == y).count()
@@ -114,12 +105,13 @@ pub(super) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::varint;
 
     #[test]
     fn varints_come_back_and_odd_forms_are_refused() {
         for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
             let mut bytes = Vec::new();
-            put_varint(&mut bytes, value);
+            varint::put(&mut bytes, value);
             let mut cursor = Cursor::new(&bytes, Part::Block, 0);
             assert_eq!(cursor.varint("n").unwrap(), value);
             cursor.expect_end().unwrap();

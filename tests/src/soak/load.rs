@@ -30,6 +30,8 @@ pub struct Seen {
     pub bytes: u64,
     /// Answers that broke off where that is the way to say that bytes are wrong.
     pub broken_off: u64,
+    /// 502s of big files: a range whose first block is damaged is told before anything is sent.
+    pub big_refused: u64,
     /// What must not be: how many, and the first of them described.
     pub wrong: u64,
     /// The first of them.
@@ -112,6 +114,9 @@ impl Load {
         };
         let status = response.status().as_u16();
         self.counted(kind, status);
+        if status == 502 && file.big {
+            self.note(|seen| seen.big_refused += 1);
+        }
         let gone = status == 410;
         // What was deleted before the request must be gone, what is there after it must be there.
         let (must_be_gone, must_be_there) = (before == State::Deleted, file.state() == State::There);
@@ -324,6 +329,7 @@ impl Load {
         match status {
             200 if before != State::Deleted => self.compare("batch", &file.uid, (body, &file.raw)),
             410 if after != State::There => {}
+            502 if file.big => self.note(|seen| seen.big_refused += 1),
             502 | 503 => {}
             _ => self.wrong("batch", &file.uid, &format!("{status} of a file that was {before:?}")),
         }

@@ -5,8 +5,8 @@
 //! in hexadecimal. It is made once the bytes are on disk. Nobody writes into the data file of another store, so a
 //! writer that was given up for dead cannot harm the parts of the one that took its place.
 
-use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,15 @@ pub(super) struct Appender {
     /// Its name in the folder of the upload.
     pub(super) data: String,
     pub(super) file: File,
-    end: Mutex<u64>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Where the next part goes.
+    end: u64,
+    /// Parts that were there when this file was made, and those written to it since.
+    numbers: HashSet<u32>,
 }
 
 impl Appender {
@@ -63,20 +71,25 @@ impl Appender {
         let (file, path) = made.into_parts();
         let path = path.keep().map_err(|e| e.error)?;
         let data = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-        Ok(Self { data, file, end: Mutex::new(0) })
+        let mut numbers = HashSet::new();
+        for entry in fs::read_dir(dir)? {
+            numbers.extend(entry?.file_name().to_str().and_then(Spot::parse).map(|spot| spot.number));
+        }
+        Ok(Self { data, file, state: Mutex::new(State { end: 0, numbers }) })
     }
 
-    /// Puts a part behind those before it, on disk when this returns. Several may be under way.
-    pub(super) fn append(&self, number: u32, bytes: &[u8]) -> io::Result<Spot> {
+    /// Puts a part behind those before it, on disk when this returns. Several may be under way. Also tells whether a part
+    /// of this number is known to have been there before.
+    pub(super) fn append(&self, number: u32, bytes: &[u8]) -> io::Result<(Spot, bool)> {
         let len = bytes.len() as u64;
-        let offset = {
-            let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-            *end += len;
-            *end - len
+        let (offset, again) = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.end += len;
+            (state.end - len, !state.numbers.insert(number))
         };
         self.file.write_all_at(bytes, offset)?;
         self.file.sync_data()?;
-        Ok(Spot { number, data: self.data.clone(), offset, len })
+        Ok((Spot { number, data: self.data.clone(), offset, len }, again))
     }
 
     /// Whether the parts are the beginning of this file, in this order.
@@ -139,7 +152,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let appenders = Appenders::default();
         let busy = appenders.of(dir.path()).expect("a file");
-        let spots = [busy.append(1, b"one").expect("written"), busy.append(2, b"two!").expect("written")];
+        let parts = [(1, "one", false), (2, "two!", false), (2, "again", true)];
+        let spots = parts.map(|(number, bytes, replaces)| {
+            let (spot, again) = busy.append(number, bytes.as_bytes()).expect("written");
+            assert_eq!(again, replaces, "{bytes}");
+            spot
+        });
         assert!(busy.holds(&spots) && busy.holds(&spots[..1]) && !busy.holds(&spots[1..]));
         assert!(appenders.end(dir.path()).is_none());
         drop(busy);

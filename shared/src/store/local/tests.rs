@@ -373,7 +373,7 @@ async fn parts_in_their_order_become_the_object_and_others_are_copied() {
     let cases: [(&str, &[Write], &[usize], bool); 6] = [
         ("in order", &[(1, 0, true), (2, 1, true), (3, 2, true)], &[0, 1, 2], true),
         ("with a gap in the numbers", &[(2, 0, true), (7, 1, true)], &[0, 1], true),
-        ("the last one replaced by the same", &[(1, 0, true), (2, 1, true), (2, 2, true)], &[0, 1], true),
+        ("with one that nobody names", &[(1, 0, true), (2, 1, true), (3, 2, true)], &[0, 1], true),
         ("the last one replaced", &[(1, 0, true), (2, 1, true), (2, 2, true)], &[0, 2], false),
         ("backwards", &[(2, 1, true), (1, 0, true)], &[1, 0], false),
         ("by two", &[(1, 0, true), (2, 1, false), (3, 2, true)], &[0, 1, 2], false),

@@ -156,14 +156,29 @@ impl<'a> Upload<'a> {
     ) -> Result<PartTag, StoreError> {
         // The folder is not created again here: an upload that was dropped meanwhile must stay so.
         let appender = appenders.of(&self.dir).map_err(|e| self.failed(call, &e))?;
-        let spot = appender.append(number, bytes).map_err(|e| self.folder.write_failed(call, &e))?;
+        let (spot, again) = appender.append(number, bytes).map_err(|e| self.folder.write_failed(call, &e))?;
         let record = File::create_new(self.dir.join(spot.name())).map_err(|e| self.failed(call, &e))?;
         record.sync_all().map_err(|e| self.folder.write_failed(call, &e))?;
+        if again {
+            self.forget_others(call, &spot)?;
+        }
         self.folder.sync_dir(call, &self.dir)?;
         Ok(spot.tag())
     }
 
-    /// All recorded parts by number, also those that were replaced: each tag means the bytes it was given for.
+    /// Removes the records of parts that this one replaces.
+    fn forget_others(&self, call: &Call, spot: &Spot) -> Result<(), StoreError> {
+        for other in self.spots(call)?.iter().filter(|other| other.number == spot.number && *other != spot) {
+            match fs::remove_file(self.dir.join(other.name())) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(self.failed(call, &e)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// All recorded parts by number. Where two processes write the same part without knowing of each other there are two
+    /// of it; each tag means the bytes it was given for.
     pub(super) fn parts(&self, call: &Call) -> Result<Vec<PartTag>, StoreError> {
         Ok(self.spots(call)?.iter().map(Spot::tag).collect())
     }
