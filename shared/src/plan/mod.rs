@@ -5,10 +5,10 @@
 //! file that would push a shard over the limit starts the next one, and a file larger than the limit has one alone.
 //!
 //! How it stays small: [`Planner::push`] hands every file to an external sort by (slot, position). At the end the
-//! groups come out of it one by one and are laid into one store, a second, tiny sort orders them by their first
-//! file, and [`PlannedShards`] reads one shard at a time. A third sort, by a fingerprint of (date, uid), finds
-//! duplicates first. What fits the memory limit never touches the disk; everything else is in unlinked files, which
-//! vanish with the process that opened them, however it ends.
+//! groups come out of it one by one, a second, tiny sort orders them by their first file, and [`PlannedShards`] reads
+//! one shard at a time. A third sort, by a fingerprint of (date, uid), finds duplicates first. What fits the memory
+//! limit stays where the sort has it and never touches the disk; everything else is laid, group behind group, into
+//! unlinked files, which vanish with the process that opened them, however it ends.
 
 mod duplicates;
 mod planner;

@@ -14,7 +14,7 @@ use crate::manifest::{ManifestEntry, ManifestError, ManifestReader, Position, So
 use crate::routing::{NBits, ShardDate, Slot};
 
 /// Slot and position in the plan.
-const FILE_KEY_BYTES: usize = 16;
+pub(super) const FILE_KEY_BYTES: usize = 16;
 const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Plans a whole manifest, its sources resolved against `base`.

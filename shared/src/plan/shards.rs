@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::sync::Arc;
 
+use super::planner::FILE_KEY_BYTES;
 use super::record;
 use super::sorter::{Held, Sorted};
 use super::spool::{PlanProgress, Spool};
@@ -21,7 +22,7 @@ pub(super) const GROUP_PAYLOAD_BYTES: usize = 24;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Group {
     pub(super) slot: Slot,
-    /// Where its first record starts.
+    /// The place of its first record, as [`GroupStore`] counts.
     pub(super) place: u64,
     /// How many records it has.
     pub(super) files: u64,
@@ -50,7 +51,7 @@ impl Group {
 
 /// The records of all groups, group behind group. A place in it is a position in memory, and an offset on disk.
 pub(super) enum GroupStore {
-    Memory(Held<16>),
+    Memory(Held<FILE_KEY_BYTES>),
     Disk { file: BufReader<File>, at: u64 },
 }
 
@@ -204,6 +205,7 @@ impl PlannedShards {
     }
 }
 
+/// What was written to the spool, or kept in memory, does not read back.
 pub(super) fn damaged(spool: &Spool) -> PlanError {
     spool.error("reading", io::Error::new(io::ErrorKind::InvalidData, "a spooled record reads back changed"))
 }

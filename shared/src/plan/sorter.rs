@@ -94,11 +94,11 @@ impl<const N: usize> Sorter<N> {
         }
     }
 
-    /// Writes what is in memory as a run.
     fn sort(&mut self) {
         self.items.sort_unstable_by(|a, b| order(&a.key, &b.key));
     }
 
+    /// Writes what is in memory as a run.
     fn flush(&mut self) -> Result<(), PlanError> {
         if self.items.is_empty() {
             return Ok(());

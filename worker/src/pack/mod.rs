@@ -280,6 +280,10 @@ pub async fn pack_segment(
     if job.when_taken == WhenTaken::Adopt
         && let Some(packed) = adopt::published_before(job, sources.as_ref(), &[]).await?
     {
+        // A folder gives a shard its name before it drops the upload: whoever was killed in between left it behind.
+        if let Some(mark) = marks.first() {
+            checkpoint::abort(&job.store, &job.key, &mark.upload_id).await;
+        }
         return Ok(packed);
     }
     let order = Arc::new(Order::of(&job.segment));

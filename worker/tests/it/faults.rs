@@ -87,6 +87,24 @@ async fn an_upload_with_a_kept_mark_survives_a_failure_and_one_without_does_not(
 }
 
 #[tokio::test]
+async fn an_upload_that_was_published_but_not_dropped_goes_with_the_next_attempt() {
+    let world = World::new();
+    let segment = large(&world);
+    world.zone.add(Rule::once(Operation::PutPart, Fault::Before(StoreErrorKind::Unavailable)).after(1));
+    let marks = Marks::default();
+    let job = world.pack_job(&segment);
+    pack_segment(&job, Vec::new(), world.sources(), &marks).await.unwrap_err();
+    assert_eq!(open_uploads(&world).await, 1);
+    // As a folder has it whose writer is killed between the two steps: the shard is there, and the upload too.
+    pack_segment(&job, Vec::new(), world.sources(), &NoHooks).await.unwrap();
+    assert_eq!(open_uploads(&world).await, 1);
+    let packed = pack_segment(&job, marks.0.into_inner().unwrap(), world.sources(), &NoHooks).await.unwrap();
+    assert!(packed.adopted);
+    assert_eq!(open_uploads(&world).await, 0);
+    assert_eq!(contents(&world, &segment).await, expected(&segment));
+}
+
+#[tokio::test]
 async fn a_lost_answer_of_the_write_that_decides_counts_as_success() {
     let cases: [Case; 2] = [(small, Operation::Put), (large, Operation::CompleteUpload)];
     for (segment, operation) in cases {

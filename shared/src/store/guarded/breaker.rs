@@ -10,8 +10,9 @@
 //! ```
 //!
 //! Calls that come while a probe is under way wait for what it finds, for a while: one request makes several calls, and
-//! whoever makes the probe must not fail by the others. A call counts once, with its hedge. What says that the store is alive is a success here, also an error such as "not
-//! found". A call that begun before the state changed has no say in the new state.
+//! whoever makes the probe must not fail by the others. A call counts once, with its hedge. What says that the store is
+//! alive is a success here, also an error such as "not found". A call that began before the state changed has no say in
+//! the new state.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -53,7 +53,7 @@ pub struct GuardOptions {
     pub calls: usize,
     /// Calls that wait for their turn.
     pub line: usize,
-    /// A small read that was given up unanswered after this long counts as a failure of the store.
+    /// A small read or a listing that was given up unanswered after this long counts as a failure of the store.
     pub slow: Duration,
     /// A small read fails after this long without an answer.
     pub timeout: Duration,
@@ -274,7 +274,12 @@ impl GuardedStore {
         drop(in_line);
         let admitted = guard.breaker.admit_within(guard.options.slow).await;
         let pass = admitted.map_err(|why| self.refused(&nature, &why))?;
-        let slow = scaled(guard.options.slow, nature.bytes.unwrap_or(u64::MAX));
+        let slow = match nature.kind {
+            // A page may be long, but a store that is well has begun it by then. While listings are what everybody waits
+            // for, they are all that tells of a store that hangs.
+            Some(Kind::List) => guard.options.slow,
+            _ => scaled(guard.options.slow, nature.bytes.unwrap_or(u64::MAX)),
+        };
         let running = Running { guard, pass, began: Instant::now(), slow, settled: false };
         let answer = call.await;
         running.settle(self.heard(&answer));

@@ -104,6 +104,15 @@ async fn callers_that_give_up_on_a_silent_store_open_the_breaker() {
 }
 
 #[tokio::test]
+async fn listings_that_are_given_up_open_the_breaker_as_soon_as_small_reads() {
+    let slow = Duration::from_millis(300);
+    let rig = rig(GuardOptions { slow, ..GuardOptions::default() });
+    rig.faults.add(Rule::always(Fault::Delay(Duration::from_hours(1))));
+    join_all((0..5).map(|_| tokio::time::timeout(slow * 2, rig.store.list("20250310_", None, 1000)))).await;
+    assert_eq!(rig.store.guard().breaker(), BreakerState::Open);
+}
+
+#[tokio::test]
 async fn a_silent_store_fails_the_call_in_the_end() {
     let timeout = Duration::from_millis(30);
     let rig = rig(GuardOptions { timeout, ..GuardOptions::default() }).with_object().await;
