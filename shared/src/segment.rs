@@ -164,10 +164,10 @@ impl Segment {
         hash.field(&[&self.options.big_file_threshold_bytes.to_le_bytes()]);
         hash.field(&[self.options.bigfiles_prefix.as_bytes()]);
         for file in self.files.iter() {
-            hash.field(&file.uid.pieces().map(str::as_bytes));
-            hash.field(&file.created_at.pieces().map(str::as_bytes));
+            hash.field(&file.uid.pieces());
+            hash.field(&file.created_at.pieces());
             hash.field(&[&file.size_bytes.to_le_bytes()]);
-            hash.field(&file.source.pieces().map(str::as_bytes));
+            hash.field(&file.source.pieces());
         }
         SegmentDigest(hash.finish())
     }

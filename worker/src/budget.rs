@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use rustix::param::page_size;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -16,7 +17,7 @@ const UNIT: u64 = 1024;
 /// Threads that read local files at the same time, for one that compresses: files that are in no cache, or on a share,
 /// are waited for.
 const READERS: usize = 8;
-/// Buffers kept for batches, for one thread that compresses, and for parts: as many as small shards are packed at once.
+/// Buffers kept for parts, for one thread that compresses: as many as small shards are packed at once.
 const KEPT: usize = 8;
 
 /// Limits shared by all packs of a process. Cheap to clone.
@@ -41,9 +42,9 @@ impl Budget {
             units,
             threads: Arc::new(Semaphore::new(threads)),
             readers: Arc::new(Semaphore::new(READERS * threads)),
-            // One byte more than a batch: the last file's end is looked for.
-            batches: Pool::new(BATCH_BYTES as usize + 1, KEPT * threads),
-            parts: Pool::new(PART_ROOM, KEPT * threads),
+            // One byte more than a batch: the last file's end is looked for. No more than these are under way.
+            batches: Pool::new(BATCH_BYTES as usize + 1, (read_ahead / BATCH_BYTES) as usize),
+            parts: Pool::new(PART_ROOM + page_size(), KEPT * threads),
         }
     }
 

@@ -9,6 +9,9 @@ use std::collections::TryReserveError;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
+use rustix::param::page_size;
+
 /// Just above the largest threshold glibc gives itself on 64-bit machines.
 const MAPPED_BYTES: usize = (32 << 20) + (1 << 16);
 /// Smaller buffers are left to the allocator: it is faster, and what it keeps of them is little.
@@ -38,6 +41,16 @@ impl Pool {
         Self { idle: Arc::default(), room, keep }
     }
 
+    /// A buffer with room for `len` bytes behind its front: so many bytes that whatever lies at a page's beginning in an
+    /// object, whose byte `offset` comes next, lies at a page's beginning in memory. A folder then writes it from there.
+    pub(crate) fn take_for(&self, offset: u64, len: usize) -> Result<Fitted, TryReserveError> {
+        let page = page_size();
+        let mut bytes = self.take(len + page)?;
+        let front = (bytes.as_ptr().align_offset(page) + (offset % page as u64) as usize) % page;
+        bytes.resize(front, 0);
+        Ok(Fitted { bytes, front })
+    }
+
     /// An empty buffer with room for `len` bytes; a larger one than the pool's is not kept afterwards.
     pub(crate) fn take(&self, len: usize) -> Result<Pooled, TryReserveError> {
         let idle = if len <= self.room { self.idle().pop() } else { None };
@@ -59,6 +72,40 @@ pub(crate) struct Pooled {
     bytes: Vec<u8>,
     home: Pool,
     large: bool,
+}
+
+/// A buffer whose place in memory fits its content's place in an object; see [`Pool::take_for`].
+#[derive(Debug)]
+pub(crate) struct Fitted {
+    bytes: Pooled,
+    front: usize,
+}
+
+impl Fitted {
+    /// Bytes of the content.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() - self.front
+    }
+
+    /// Bytes that can be added where the buffer is.
+    pub(crate) fn room(&self) -> usize {
+        self.bytes.capacity() - self.bytes.len()
+    }
+
+    /// Appends to the content.
+    pub(crate) fn extend_from_slice(&mut self, more: &[u8]) {
+        self.bytes.extend_from_slice(more);
+    }
+
+    /// The content.
+    pub(crate) fn content(&self) -> &[u8] {
+        &self.bytes[self.front..]
+    }
+
+    /// The content, to be passed on. The buffer goes back to its pool when everybody has done with it.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        Bytes::from_owner(self.bytes).slice(self.front..)
+    }
 }
 
 impl Drop for Pooled {
@@ -107,6 +154,23 @@ mod tests {
         let again = pool.take(50).unwrap();
         assert_eq!((again.as_ptr(), again.len()), (place, 0));
         assert_ne!(pool.take(50).unwrap().as_ptr(), place);
+    }
+
+    #[test]
+    fn pages_of_an_object_are_pages_of_memory() {
+        let pool = Pool::new(100_000, 1);
+        for offset in [0, 1, 4095, 4096, 5_000_000_001] {
+            let mut fitted = pool.take_for(offset, 90_000).unwrap();
+            assert!(fitted.len() == 0 && fitted.room() >= 90_000);
+            let content: Vec<u8> = (0..9_000_u32).flat_map(u32::to_le_bytes).collect();
+            fitted.extend_from_slice(&content[..5]);
+            fitted.extend_from_slice(&content[5..]);
+            assert_eq!(fitted.content(), content);
+            let bytes = fitted.into_bytes();
+            assert_eq!(bytes, content);
+            let to_page = (page_size() as u64 - offset % page_size() as u64) as usize % page_size();
+            assert_eq!(bytes[to_page..].as_ptr().align_offset(page_size()), 0, "{offset}");
+        }
     }
 
     #[test]

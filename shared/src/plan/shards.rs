@@ -65,7 +65,7 @@ impl GroupStore {
     fn read<'a>(&'a mut self, place: u64, buffer: &'a mut Vec<u8>) -> io::Result<(&'a [u8], u64)> {
         match self {
             Self::Memory(held) => {
-                let record = usize::try_from(place).ok().and_then(|at| held.payload(at));
+                let record = usize::try_from(place).ok().and_then(|at| held.payload_in_turn(at));
                 Ok((record.ok_or(io::ErrorKind::UnexpectedEof)?, place + 1))
             }
             Self::Disk { file, at } => {

@@ -17,6 +17,8 @@ use crate::varint;
 
 /// Files of a block.
 const BLOCK: usize = 64;
+/// Uids of at most so many bytes are put together for sorting.
+const MOST_UIDS_BYTES: usize = 4 << 20;
 /// Places of the texts of a file.
 const UID: usize = 0;
 const SOURCE: usize = 2;
@@ -36,11 +38,26 @@ struct Block {
     starts: Vec<u32>,
 }
 
-/// A text in two pieces, the first shared with a neighbour.
+/// A text in two pieces, the first shared with a neighbour. Both are UTF-8 by themselves.
 #[derive(Clone, Copy)]
 pub struct Joined<'a> {
-    shared: &'a str,
-    own: &'a str,
+    shared: &'a [u8],
+    own: &'a [u8],
+}
+
+/// The uids of a list, back to back.
+#[derive(Default)]
+struct Uids {
+    bytes: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<u32>,
+}
+
+impl Uids {
+    fn of(&self, at: u32) -> &[u8] {
+        let start = if at == 0 { 0 } else { self.ends[at as usize - 1] };
+        &self.bytes[start as usize..self.ends[at as usize] as usize]
+    }
 }
 
 /// A file of a [`FileList`], borrowed.
@@ -56,39 +73,38 @@ pub struct FileView<'a> {
     pub source: Joined<'a>,
 }
 
-impl Joined<'_> {
+impl<'a> Joined<'a> {
     fn bytes(&self) -> impl Iterator<Item = u8> {
-        self.shared.bytes().chain(self.own.bytes())
+        self.shared.iter().chain(self.own).copied()
     }
 
-    /// The text's pieces, in order.
-    pub fn pieces(&self) -> [&str; 2] {
+    /// The bytes of the text's pieces, in order.
+    pub fn pieces(&self) -> [&'a [u8]; 2] {
         [self.shared, self.own]
     }
 
     /// Appends the text to another.
     pub fn push_to(&self, text: &mut String) {
-        text.push_str(self.shared);
-        text.push_str(self.own);
+        text.push_str(utf8(self.shared));
+        text.push_str(utf8(self.own));
     }
 
     /// Whether the text begins with another.
     pub fn starts_with(&self, head: &str) -> bool {
-        let (shared, own) = (self.shared.as_bytes(), self.own.as_bytes());
-        let (first, rest) = head.as_bytes().split_at(head.len().min(shared.len()));
-        shared.starts_with(first) && own.starts_with(rest)
+        let (first, rest) = head.as_bytes().split_at(head.len().min(self.shared.len()));
+        self.shared.starts_with(first) && self.own.starts_with(rest)
     }
 
     /// Compares the bytes with those of a text.
     pub fn cmp_str(&self, other: &str) -> Ordering {
-        self.cmp(&Joined { shared: "", own: other })
+        self.cmp(&Joined { shared: b"", own: other.as_bytes() })
     }
 }
 
 impl fmt::Display for Joined<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.shared)?;
-        f.write_str(self.own)
+        f.write_str(utf8(self.shared))?;
+        f.write_str(utf8(self.own))
     }
 }
 
@@ -113,8 +129,7 @@ impl PartialOrd for Joined<'_> {
 impl Ord for Joined<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
         // Two files of one block share the same head, up to the shorter of what they share with it.
-        let (a, b) = (self.shared.as_bytes(), other.shared.as_bytes());
-        if a.len() == b.len() && a == b {
+        if self.shared == other.shared {
             return self.own.cmp(other.own);
         }
         self.bytes().cmp(other.bytes())
@@ -229,8 +244,26 @@ impl FileList {
     /// Positions in the byte order of the uids; of equal ones, as they stand.
     pub fn by_uid(&self) -> Vec<u32> {
         let mut sorted: Vec<u32> = (0..self.len() as u32).collect();
-        sorted.sort_by(|a, b| self.uid(*a).cmp(&self.uid(*b)));
+        match self.uids_at_once() {
+            Some(uids) => sorted.sort_unstable_by(|a, b| uids.of(*a).cmp(uids.of(*b)).then(a.cmp(b))),
+            None => sorted.sort_by(|a, b| self.uid(*a).cmp(&self.uid(*b))),
+        }
         sorted
+    }
+
+    /// All uids put together once, instead of for each look at one; `None` where they would take too much memory.
+    fn uids_at_once(&self) -> Option<Uids> {
+        let mut uids = Uids::default();
+        for at in 0..self.len() as u32 {
+            let [shared, own] = self.uid(at).pieces();
+            if uids.bytes.len() + shared.len() + own.len() > MOST_UIDS_BYTES {
+                return None;
+            }
+            uids.bytes.extend_from_slice(shared);
+            uids.bytes.extend_from_slice(own);
+            uids.ends.push(uids.bytes.len() as u32);
+        }
+        Some(uids)
     }
 
     /// Memory held, in bytes.
@@ -270,19 +303,19 @@ impl Block {
     }
 
     fn view(&self, at: usize) -> FileView<'_> {
-        let heads = if at == 0 { [""; 3] } else { self.pieces(0).1.map(|(_, own)| own) };
+        let heads = if at == 0 { [&[][..]; 3] } else { self.pieces(0).1.map(|(_, own)| own) };
         let (size_bytes, pieces) = self.pieces(at);
         let joined = |n: usize| Joined { shared: &heads[n][..pieces[n].0], own: pieces[n].1 };
         FileView { uid: joined(0), created_at: joined(1), size_bytes, source: joined(2) }
     }
 
     /// A file's size, and of each text how much is shared and the rest.
-    fn pieces(&self, at: usize) -> (u64, [(usize, &str); 3]) {
+    fn pieces(&self, at: usize) -> (u64, [(usize, &[u8]); 3]) {
         let (size, lengths, mut rest) = self.lengths(at);
         let pieces = lengths.map(|(shared, own)| {
             let (text, behind) = rest.split_at(own);
             rest = behind;
-            (shared, utf8(text))
+            (shared, text)
         });
         (size, pieces)
     }
@@ -304,7 +337,7 @@ impl Block {
         };
         let (shared, text) = own(at);
         let head = if shared == 0 { &[][..] } else { &own(0).1[..shared] };
-        Joined { shared: utf8(head), own: utf8(text) }
+        Joined { shared: head, own: text }
     }
 }
 

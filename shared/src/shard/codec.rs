@@ -19,8 +19,9 @@ const INDEX_LEVEL: i32 = 3;
 /// Names whose content is already compressed. The list is the existing implementation's, no more and no less.
 const COMPRESSED_EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "gif", "zip", "gz", "bz2", "xz"];
 /// Files up to this many bytes are compressed with the shard's dictionary; larger ones bring enough context of their
-/// own, and a plain frame can be handed to HTTP clients as it is.
-pub(super) const MAX_DICTIONARY_FILE: usize = 64 * 1024;
+/// own, and a plain frame can be handed to HTTP clients as it is. From here on zstd would copy the dictionary's tables for
+/// each file, and search by its slowest way.
+pub(super) const MAX_DICTIONARY_FILE: usize = 16 * 1024;
 /// The most a dictionary entry may be before compression, in bytes: what readers accept, above what is written.
 pub(super) const MAX_DICTIONARY_RAW: u64 = 1 << 20;
 
@@ -49,6 +50,15 @@ pub fn should_compress(uid: &str) -> bool {
 pub struct Encoded<'a> {
     /// The stored bytes: the file's own where compression did not shrink them.
     pub bytes: Cow<'a, [u8]>,
+    /// What the index says about them.
+    pub info: PayloadInfo,
+}
+
+/// One payload as it will be stored, in its encoder's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EncodedHere<'a> {
+    /// The compressed bytes; `None` where the file's own are stored, because compression did not shrink them.
+    pub compressed: Option<&'a [u8]>,
     /// What the index says about them.
     pub info: PayloadInfo,
 }
@@ -117,20 +127,22 @@ impl Encoder {
     /// [`ShardError::Usage`] when the compression library fails, which it does only for want of memory.
     pub fn encode<'a>(&mut self, uid: &str, raw: &'a [u8]) -> Result<Encoded<'a>, ShardError> {
         let encoded = self.encode_unless(uid, raw, &|| false)?;
-        encoded.ok_or_else(|| ShardError::Usage("stopped although nobody asked for it".to_owned()))
+        let encoded = encoded.ok_or_else(|| ShardError::Usage("stopped although nobody asked for it".to_owned()))?;
+        let bytes = encoded.compressed.map_or(Cow::Borrowed(raw), |compressed| Cow::Owned(compressed.to_vec()));
+        Ok(Encoded { bytes, info: encoded.info })
     }
 
-    /// [`Self::encode`] that can be stopped: `None` soon after `stopped` says so, also in the middle of a large file. The bytes are the
-    /// same as those of [`Self::encode`].
+    /// [`Self::encode`] that can be stopped: `None` soon after `stopped` says so, also in the middle of a large file. The
+    /// bytes are the same as those of [`Self::encode`], and the encoder's own: nothing is allocated for them.
     ///
     /// # Errors
     /// As [`Self::encode`].
-    pub fn encode_unless<'a>(
+    pub fn encode_unless(
         &mut self,
         uid: &str,
-        raw: &'a [u8],
+        raw: &[u8],
         stopped: &dyn Fn() -> bool,
-    ) -> Result<Option<Encoded<'a>>, ShardError> {
+    ) -> Result<Option<EncodedHere<'_>>, ShardError> {
         if stopped() {
             return Ok(None);
         }
@@ -142,12 +154,9 @@ impl Encoder {
                 None => return Ok(None),
             }
         };
-        let bytes = match codec {
-            Codec::None => Cow::Borrowed(raw),
-            _ => Cow::Owned(self.scratch.clone()),
-        };
-        let info = PayloadInfo::of(codec, raw.len() as u64, &bytes);
-        Ok(Some(Encoded { bytes, info }))
+        let compressed = (codec != Codec::None).then_some(self.scratch.as_slice());
+        let info = PayloadInfo::of(codec, raw.len() as u64, compressed.unwrap_or(raw));
+        Ok(Some(EncodedHere { compressed, info }))
     }
 
     /// Leaves the compressed bytes in the scratch buffer; [`Codec::None`] when they are not fewer, `None` when stopped.
@@ -397,11 +406,13 @@ mod tests {
             false
         });
         let encoded = encoded.unwrap().unwrap();
+        let compressed = encoded.compressed.unwrap();
         assert!(looks.get() > raw.len() / STEP_BYTES, "{} looks", looks.get());
-        assert_eq!(encoded, Encoder::new(&options, None).unwrap().encode("a", &raw).unwrap());
+        let at_once = Encoder::new(&options, None).unwrap().encode("a", &raw).unwrap();
+        assert_eq!((compressed, encoded.info), (&at_once.bytes[..], at_once.info));
         assert_eq!(encoded.info.codec, Codec::Zstd);
         let mut context = new_context().unwrap();
-        assert_eq!(decompress_zstd(&mut context, &encoded.bytes, raw.len() as u64, None).unwrap(), raw);
+        assert_eq!(decompress_zstd(&mut context, compressed, raw.len() as u64, None).unwrap(), raw);
         // What does not shrink is kept as it is, also step by step.
         let dice = crate::clock::Dice::seeded(1);
         let noise: Vec<u8> = (0..10_000).flat_map(|_| dice.bytes::<64>()).collect();

@@ -45,7 +45,7 @@ pub(super) fn is_possible(options: &PackOptions) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SampleChoice {
     /// Positions in the list given, to be read and handed to [`SampleChoice::train`] in this order. At most 2 MiB
-    /// of files, of at most 64 KiB each.
+    /// of files, of at most 16 KiB each.
     pub files: Vec<usize>,
     /// Bytes of all files that would use the dictionary.
     eligible_bytes: u64,

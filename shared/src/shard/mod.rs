@@ -32,7 +32,7 @@ mod wire;
 mod writer;
 
 pub use block::Block;
-pub use codec::{Encoded, Encoder, PayloadInfo, should_compress, zstd_window_len};
+pub use codec::{Encoded, EncodedHere, Encoder, PayloadInfo, should_compress, zstd_window_len};
 pub use decode::{Decoder, check_stored, decode_payload};
 pub use dictionary::{Dictionary, PackDictionary, SampleChoice, choose_samples};
 pub use directory::{BlockRef, Directory};

@@ -27,6 +27,7 @@ use super::{
     UploadMeta, WriteMode, WriteOptions,
 };
 
+mod direct;
 mod folder;
 mod handles;
 mod list;

@@ -15,7 +15,7 @@ use super::feed::{Batch, Feed, Kitchen, Ready};
 use super::order::{Order, is_big};
 use super::{FileFailure, PackHooks, PackJob, Packed, PackedObject, PartMark, Progress, Step, WhenTaken};
 use crate::adopt;
-use crate::buffer::Pooled;
+use crate::buffer::Fitted;
 use crate::error::{Advice, PackError};
 use crate::source::{SourceError, SourceOpener};
 use crate::upload::Upload;
@@ -44,7 +44,9 @@ pub(crate) struct Assembler<'a> {
     writer: Option<ShardWriter>,
     encoders: Encoders,
     /// The part being filled; nothing between two parts.
-    buffer: Option<Pooled>,
+    buffer: Option<Fitted>,
+    /// Where it begins in the shard.
+    part_offset: u64,
     /// The uid being added.
     uid: String,
     upload: Upload<Pending>,
@@ -88,6 +90,7 @@ impl<'a> Assembler<'a> {
             upload: Upload::new(job.store.clone(), job.key.clone(), metadata.clone(), job.vitals.clone()),
             metadata,
             buffer: None,
+            part_offset: 0,
             uid: String::new(),
             writer: Some(writer),
             encoders,
@@ -138,6 +141,7 @@ impl<'a> Assembler<'a> {
             tags.push(mark.tag);
             self.upload.resume(mark.upload_id, tags.clone());
         }
+        self.part_offset = self.writer().position();
         self.marked_rows = self.writer().len();
         self.marked_failures = self.failed.len();
         Ok(())
@@ -239,17 +243,17 @@ impl<'a> Assembler<'a> {
     }
 
     /// The part being filled, with room for so many bytes more.
-    fn part(&mut self, more: usize) -> Result<&mut Pooled, PackError> {
-        let pool = self.job.limits.budget.parts();
+    fn part(&mut self, more: usize) -> Result<&mut Fitted, PackError> {
+        let (pool, offset) = (self.job.limits.budget.parts(), self.part_offset);
         let no_memory = |e| PackError::Setup(format!("no memory for a part: {e}"));
         let part = match self.buffer.take() {
-            Some(part) if part.capacity() - part.len() >= more => part,
+            Some(part) if part.room() >= more => part,
             Some(full) => {
-                let mut larger = pool.take(full.len() + more).map_err(no_memory)?;
-                larger.extend_from_slice(&full);
+                let mut larger = pool.take_for(offset, full.len() + more).map_err(no_memory)?;
+                larger.extend_from_slice(full.content());
                 larger
             }
-            None => pool.take(more.max(self.job.limits.part_bytes + SLACK_BYTES)).map_err(no_memory)?,
+            None => pool.take_for(offset, more.max(self.job.limits.part_bytes + SLACK_BYTES)).map_err(no_memory)?,
         };
         Ok(self.buffer.insert(part))
     }
@@ -262,7 +266,9 @@ impl<'a> Assembler<'a> {
 
     /// The part that was filled, as it is sent: its buffer is used again when everybody has done with it.
     fn take_part(&mut self) -> Bytes {
-        self.buffer.take().map(Bytes::from_owner).unwrap_or_default()
+        let part = self.buffer.take().map(Fitted::into_bytes).unwrap_or_default();
+        self.part_offset += part.len() as u64;
+        part
     }
 
     fn fail(&mut self, failure: FileFailure) {

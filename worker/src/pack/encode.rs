@@ -3,7 +3,6 @@
 //!
 //! A batch of files lies in one buffer, back to back, and what is stored of them takes their place: it is never more.
 
-use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -182,10 +181,10 @@ impl Encoders {
             let encoded = encoder.encode_unless(&uid, &bytes[from..from + len], &|| unwanted.is_cancelled())?;
             let Some(encoded) = encoded else { return Err(PackError::Draining) };
             let info = encoded.info;
-            match encoded.bytes {
-                Cow::Borrowed(_) if from == to => {}
-                Cow::Borrowed(_) => bytes.copy_within(from..from + len, to),
-                Cow::Owned(stored) => bytes[to..to + stored.len()].copy_from_slice(&stored),
+            match encoded.compressed {
+                None if from == to => {}
+                None => bytes.copy_within(from..from + len, to),
+                Some(stored) => bytes[to..to + stored.len()].copy_from_slice(stored),
             }
             ready.push(Ready::Inline { file, info });
             (from, to, largest) = (from + len, to + info.stored_len as usize, largest.max(len));

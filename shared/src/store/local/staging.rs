@@ -8,11 +8,11 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::PartTag;
+use super::direct::DirectFile;
 
 /// Uploads whose data files are kept open. A store that writes more at a time copies some of them at their end.
 const OPEN_FILES: usize = 64;
@@ -53,11 +53,14 @@ pub(super) struct Appender {
     /// Its name in the folder of the upload.
     pub(super) data: String,
     pub(super) file: File,
+    /// Locked while a part is written, not while it is synced.
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
+    /// The same file, to write to.
+    writer: DirectFile,
     /// Where the next part goes.
     end: u64,
     /// Parts that were there when this file was made, and those written to it since.
@@ -75,7 +78,8 @@ impl Appender {
         for entry in fs::read_dir(dir)? {
             numbers.extend(entry?.file_name().to_str().and_then(Spot::parse).map(|spot| spot.number));
         }
-        Ok(Self { data, file, state: Mutex::new(State { end: 0, numbers }) })
+        let writer = DirectFile::new(file.try_clone()?, &path);
+        Ok(Self { data, file, state: Mutex::new(State { writer, end: 0, numbers }) })
     }
 
     /// Puts a part behind those before it, on disk when this returns. Several may be under way. Also tells whether a part
@@ -84,10 +88,11 @@ impl Appender {
         let len = bytes.len() as u64;
         let (offset, again) = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let offset = state.end;
+            state.writer.write_all_at(bytes, offset)?;
             state.end += len;
-            (state.end - len, !state.numbers.insert(number))
+            (offset, !state.numbers.insert(number))
         };
-        self.file.write_all_at(bytes, offset)?;
         self.file.sync_data()?;
         Ok((Spot { number, data: self.data.clone(), offset, len }, again))
     }

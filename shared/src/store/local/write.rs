@@ -9,6 +9,7 @@ use tempfile::{NamedTempFile, TempPath};
 
 use super::super::call::Call;
 use super::super::{ObjectMeta, StoreError, StoreErrorKind, WriteMode};
+use super::direct::{self, DirectFile};
 use super::folder::{Folder, object_meta, unix_ms};
 use super::{TEMP_PREFIX, UPLOADS, uploads};
 
@@ -21,9 +22,20 @@ pub(super) fn put(folder: &Folder, call: &Call, bytes: &[u8], mode: WriteMode) -
         // Spares the losers the writing; the rename below is what decides.
         return Err(taken(call));
     }
-    let mut temp = temp_beside(folder, call, &target)?;
-    temp.write_all(bytes).map_err(|e| folder.write_failed(call, &e))?;
+    let temp = temp_beside(folder, call, &target)?;
+    let temp = written(temp, bytes).map_err(|e| folder.write_failed(call, &e))?;
     publish(folder, call, temp, &target, mode)
+}
+
+/// A temporary file with these bytes.
+fn written(mut temp: NamedTempFile, bytes: &[u8]) -> io::Result<NamedTempFile> {
+    if bytes.len() < direct::SMALLEST {
+        return temp.write_all(bytes).map(|()| temp);
+    }
+    let (file, path) = temp.into_parts();
+    let mut writer = DirectFile::new(file, &path);
+    writer.write_all_at(bytes, 0)?;
+    Ok(NamedTempFile::from_parts(writer.into_file(), path))
 }
 
 /// A temporary file in the target's folder, which is created where it is missing. Dropping it removes it.
