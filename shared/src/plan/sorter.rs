@@ -166,7 +166,8 @@ impl<const N: usize> Held<N> {
     /// lie as they came, and each by itself would be waited for.
     pub(super) fn payload_in_turn(&self, at: usize) -> Option<&[u8]> {
         if at.is_multiple_of(AHEAD) {
-            let ahead = self.items.iter().skip(at).take(AHEAD).flat_map(|item| item.payload.clone().step_by(CACHE_LINE));
+            let ahead =
+                self.items.iter().skip(at).take(AHEAD).flat_map(|item| item.payload.clone().step_by(CACHE_LINE));
             std::hint::black_box(ahead.fold(0, |all, at| all ^ self.payloads[at]));
         }
         self.payload(at)
