@@ -11,7 +11,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -43,8 +43,9 @@ impl DirectFile {
     /// take the usual way.
     pub(super) fn new(file: File, path: &Path) -> Self {
         let flags = OFlags::DIRECT | OFlags::NOFOLLOW;
-        let direct = OpenOptions::new().write(true).custom_flags(flags.bits().cast_signed()).open(path);
-        Self { file, direct: direct.ok().map(|file| Direct { file, buffer: Vec::new() }) }
+        let direct = OpenOptions::new().write(true).custom_flags(flags.bits().cast_signed()).open(path).ok();
+        let direct = direct.filter(|direct| is_same(&file, direct)).map(|file| Direct { file, buffer: Vec::new() });
+        Self { file, direct }
     }
 
     /// Writes bytes to a place. They are on disk after the next sync of the file.
@@ -86,6 +87,12 @@ impl Direct {
         }
         Ok(())
     }
+}
+
+/// Whether both are the same file: what a path leads to may have changed.
+fn is_same(one: &File, other: &File) -> bool {
+    let identity = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
+    identity(one).and_then(|one| Ok(one == identity(other)?)).unwrap_or(false)
 }
 
 /// The part of a run of `len` bytes at a place that consists of whole pages of the file.
@@ -156,6 +163,10 @@ mod tests {
         let path = dir.path().join("file");
         let none = DirectFile::new(File::create(&path).expect("a file"), &dir.path().join("none"));
         assert!(none.direct.is_none(), "what cannot be opened is not used");
+        let another = dir.path().join("another");
+        fs::write(&another, "").expect("a file");
+        let moved = DirectFile::new(File::create(&path).expect("a file"), &another);
+        assert!(moved.direct.is_none(), "nor is another file");
         let mut written = DirectFile::new(File::create(&path).expect("a file"), &path);
         let reading = File::open(&path).expect("open");
         written.direct = Some(Direct { file: reading, buffer: Vec::new() });
