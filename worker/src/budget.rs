@@ -42,7 +42,8 @@ impl Budget {
             units,
             threads: Arc::new(Semaphore::new(threads)),
             readers: Arc::new(Semaphore::new(READERS * threads)),
-            // One byte more than a batch: the last file's end is looked for. No more than these are under way.
+            // One byte more than a batch: the last file's end is looked for. As many as the read-ahead
+            // has when they are full.
             batches: Pool::new(BATCH_BYTES as usize + 1, (read_ahead / BATCH_BYTES) as usize),
             parts: Pool::new(PART_ROOM + page_size(), KEPT * threads),
         }

@@ -10,7 +10,7 @@ use des_shared::store::faults::{Fault, Rule};
 use des_shared::store::retrying::RetryingStore;
 use des_shared::store::{ObjectStore, SharedStore, StoreErrorKind};
 use des_worker::error::{Advice, PackError};
-use des_worker::pack::{NoHooks, pack_segment};
+use des_worker::pack::{NoHooks, PackJob, PartMark, pack_segment};
 
 use crate::pack::Marks;
 use crate::world::{World, contents, expected, noise, options};
@@ -69,18 +69,24 @@ async fn a_full_disk_or_wrong_credentials_fail_the_task_for_now_and_name_the_sto
     }
 }
 
+/// Packs until the store fails, behind the first part: its mark, and the upload is there.
+async fn interrupted(world: &World, job: &PackJob) -> Vec<PartMark> {
+    world.zone.add(Rule::once(Operation::PutPart, Fault::Before(StoreErrorKind::Unavailable)).after(1));
+    let marks = Marks::default();
+    let error = pack_segment(job, Vec::new(), world.sources(), &marks).await.unwrap_err();
+    assert_eq!(error.advice(), Advice::TryLater);
+    assert_eq!(open_uploads(world).await, 1);
+    let marks = marks.0.into_inner().unwrap();
+    assert_eq!(marks.len(), 1);
+    marks
+}
+
 #[tokio::test]
 async fn an_upload_with_a_kept_mark_survives_a_failure_and_one_without_does_not() {
     let world = World::new();
     let segment = large(&world);
-    world.zone.add(Rule::once(Operation::PutPart, Fault::Before(StoreErrorKind::Unavailable)).after(1));
-    let marks = Marks::default();
     let job = world.pack_job(&segment);
-    let error = pack_segment(&job, Vec::new(), world.sources(), &marks).await.unwrap_err();
-    assert_eq!(error.advice(), Advice::TryLater);
-    assert_eq!(marks.0.lock().unwrap().len(), 1);
-    assert_eq!(open_uploads(&world).await, 1);
-    let marks = marks.0.into_inner().unwrap();
+    let marks = interrupted(&world, &job).await;
     pack_segment(&job, marks, world.sources(), &NoHooks).await.unwrap();
     assert_eq!(contents(&world, &segment).await, expected(&segment));
     assert_eq!(world.calls("create_upload"), 1);
@@ -90,15 +96,12 @@ async fn an_upload_with_a_kept_mark_survives_a_failure_and_one_without_does_not(
 async fn an_upload_that_was_published_but_not_dropped_goes_with_the_next_attempt() {
     let world = World::new();
     let segment = large(&world);
-    world.zone.add(Rule::once(Operation::PutPart, Fault::Before(StoreErrorKind::Unavailable)).after(1));
-    let marks = Marks::default();
     let job = world.pack_job(&segment);
-    pack_segment(&job, Vec::new(), world.sources(), &marks).await.unwrap_err();
-    assert_eq!(open_uploads(&world).await, 1);
+    let marks = interrupted(&world, &job).await;
     // As a folder has it whose writer is killed between the two steps: the shard is there, and the upload too.
     pack_segment(&job, Vec::new(), world.sources(), &NoHooks).await.unwrap();
     assert_eq!(open_uploads(&world).await, 1);
-    let packed = pack_segment(&job, marks.0.into_inner().unwrap(), world.sources(), &NoHooks).await.unwrap();
+    let packed = pack_segment(&job, marks, world.sources(), &NoHooks).await.unwrap();
     assert!(packed.adopted);
     assert_eq!(open_uploads(&world).await, 0);
     assert_eq!(contents(&world, &segment).await, expected(&segment));
