@@ -85,8 +85,8 @@ impl Budget {
 }
 
 impl Default for Budget {
-    /// 32 MiB read ahead, one thread a core.
+    /// 32 MiB read ahead, one thread a core and one more: until the next thread has woken up, a core would have none.
     fn default() -> Self {
-        Self::new(32 << 20, std::thread::available_parallelism().map_or(2, std::num::NonZero::get))
+        Self::new(32 << 20, std::thread::available_parallelism().map_or(2, std::num::NonZero::get) + 1)
     }
 }

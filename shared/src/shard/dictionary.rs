@@ -9,8 +9,8 @@ use zstd::zstd_safe::{self, CCtx, CDict, CParameter, DDict};
 
 use super::codec::{MAX_DICTIONARY_FILE, should_compress};
 use super::cover;
-use super::entropy;
 use super::error::{Part, ShardError};
+use super::finalize::{MAX_FRONT, MIN_CONTENT, front};
 use super::footer::{Footer, MAX_DICTIONARY_BYTES};
 use crate::segment::{CodecChoice, PackOptions, ShardFormat};
 
@@ -28,13 +28,9 @@ const MIN_FILES: usize = 16;
 const MIN_BYTES: u64 = 32 * 1024;
 /// Every eighth sample is kept out of the training and judges the result.
 const HELD_OUT: usize = 8;
-/// The statistics of a dictionary are learnt from so many bytes and files, with a dictionary of so many bytes. Three times the
-/// bytes gain less than 0.1 %, and take longer than the rest of the training.
-const STATISTICS_BYTES: usize = 32 * 1024;
+/// The statistics of a dictionary are learnt from so many bytes and files.
+const STATISTICS_BYTES: usize = 64 * 1024;
 const STATISTICS_FILES: usize = 16;
-const STATISTICS_DICTIONARY: usize = 16 * 1024;
-/// What zstd's trainer wants room for at least.
-const SMALLEST: usize = 256;
 
 /// True when a shard with these options may hold a dictionary.
 pub(super) fn is_possible(options: &PackOptions) -> bool {
@@ -101,14 +97,14 @@ impl SampleChoice {
             }
         }
         let capacity = (self.eligible_bytes / BYTES_PER_DICTIONARY_BYTE).min(MAX_DICTIONARY_BYTES as u64) as usize;
-        let header = statistics(&training, capacity)?;
-        let content = cover::choose(&training, capacity.checked_sub(header.len())?);
+        let content = cover::choose(&training, capacity.checked_sub(MAX_FRONT)?);
+        let front = front(&content, for_statistics(&training), level)?;
         let judge = Judge::new(held_out, level)?;
         // The best content lies at the end, so a smaller dictionary is a shorter end of it.
         let (mut best, mut best_gain) = (None, 0);
         let mut size = content.len();
-        while size >= SMALLEST {
-            let dictionary = [&header[..], &content[content.len() - size..]].concat();
+        while size >= MIN_CONTENT {
+            let dictionary = [&front[..], &content[content.len() - size..]].concat();
             let gain = judge.gain(&dictionary, self.eligible_bytes)?;
             if gain <= best_gain && best.is_some() {
                 break;
@@ -122,21 +118,14 @@ impl SampleChoice {
     }
 }
 
-/// The front of a dictionary, its id and its tables of statistics, as the library learns them from a part of the samples.
-/// Refused by the library when the samples are too few or have nothing in common.
-fn statistics(training: &[&[u8]], capacity: usize) -> Option<Vec<u8>> {
-    let (mut text, mut sizes) = (Vec::new(), Vec::new());
-    for sample in training {
-        if text.len() >= STATISTICS_BYTES && sizes.len() >= STATISTICS_FILES {
-            break;
-        }
-        text.extend_from_slice(sample);
-        sizes.push(sample.len());
-    }
-    let capacity = capacity.clamp(SMALLEST, STATISTICS_DICTIONARY);
-    let mut dictionary = zstd::dict::from_continuous(&text, &sizes, capacity).ok()?;
-    dictionary.truncate(entropy::header_len(&dictionary)?);
-    Some(dictionary)
+/// The first samples, as many as the statistics are learnt from.
+fn for_statistics<'a, 'b>(training: &'a [&'b [u8]]) -> &'a [&'b [u8]] {
+    let mut bytes = 0;
+    let enough = training.iter().position(|sample| {
+        bytes += sample.len();
+        bytes >= STATISTICS_BYTES
+    });
+    &training[..enough.map_or(training.len(), |at| (at + 1).max(STATISTICS_FILES).min(training.len()))]
 }
 
 /// Says what a dictionary is worth, by samples that it was not made from.

@@ -24,51 +24,71 @@ pub(super) enum Contestant {
     DesLocal,
     DesLocalCached,
     PythonLocal,
+    PythonLocalOne,
     Volume,
     Plain,
     Ranges,
     DesS3,
     DesS3Cached,
     PythonS3,
+    PythonS3One,
 }
 
 /// What is asked for: ours, theirs, at least.
-pub(super) const RATIOS: [(Contestant, Contestant, &str); 7] = [
+pub(super) const RATIOS: [(Contestant, Contestant, &str); 12] = [
     (Contestant::DesLocal, Contestant::Nginx, "0.7"),
     (Contestant::DesLocalCached, Contestant::Nginx, "0.7"),
     (Contestant::DesLocal, Contestant::Volume, "2"),
+    (Contestant::DesLocalCached, Contestant::Volume, "2"),
     (Contestant::DesS3, Contestant::Ranges, "0.9"),
     (Contestant::DesS3Cached, Contestant::Plain, "5"),
     (Contestant::DesLocal, Contestant::PythonLocal, "25"),
+    (Contestant::DesLocal, Contestant::PythonLocalOne, "25"),
     (Contestant::DesS3, Contestant::PythonS3, "25"),
+    (Contestant::DesS3, Contestant::PythonS3One, "25"),
+    (Contestant::DesS3Cached, Contestant::PythonS3, "25"),
+    (Contestant::DesS3Cached, Contestant::PythonS3One, "25"),
 ];
 
 impl Contestant {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Nginx,
         Self::DesLocal,
         Self::DesLocalCached,
         Self::PythonLocal,
+        Self::PythonLocalOne,
         Self::Volume,
         Self::Plain,
         Self::Ranges,
         Self::DesS3,
         Self::DesS3Cached,
         Self::PythonS3,
+        Self::PythonS3One,
     ];
+
+    fn is_python(self) -> bool {
+        self.name().starts_with("Python")
+    }
+
+    /// Processes of the Python retriever. Its image starts one.
+    fn processes(self) -> &'static str {
+        if matches!(self, Self::PythonLocal | Self::PythonS3) { "2" } else { "1" }
+    }
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx, plain files",
             Self::DesLocal => "DES, local, payloads not cached",
             Self::DesLocalCached => "DES, local, payloads cached",
-            Self::PythonLocal => "Python retriever, local",
+            Self::PythonLocal => "Python retriever, local, two processes",
+            Self::PythonLocalOne => "Python retriever, local, as it is shipped",
             Self::Volume => "SeaweedFS volume server",
             Self::Plain => "SeaweedFS S3, plain objects",
             Self::Ranges => "SeaweedFS S3, bare ranges",
             Self::DesS3 => "DES, S3, payloads not cached",
             Self::DesS3Cached => "DES, S3, payloads cached",
-            Self::PythonS3 => "Python retriever, S3",
+            Self::PythonS3 => "Python retriever, S3, two processes",
+            Self::PythonS3One => "Python retriever, S3, as it is shipped",
         }
     }
 }
@@ -125,7 +145,7 @@ impl<'a> Arena<'a> {
     }
 
     pub(super) fn has(&self, contestant: Contestant) -> bool {
-        !matches!(contestant, Contestant::PythonLocal | Contestant::PythonS3) || self.python.is_some()
+        !contestant.is_python() || self.python.is_some()
     }
 
     /// Starts a contestant's process where it is not the store itself.
@@ -137,9 +157,9 @@ impl<'a> Arena<'a> {
             Contestant::Nginx => self.nginx(by_uid("")).await,
             Contestant::DesLocal => self.retriever(&[("DES_BASE_DIR", &local)], "0", des()).await,
             Contestant::DesLocalCached => self.retriever(&[("DES_BASE_DIR", &local)], "268435456", des()).await,
-            Contestant::PythonLocal => {
+            Contestant::PythonLocal | Contestant::PythonLocalOne => {
                 let folder = self.corpus.shards("v2").display().to_string();
-                self.python(&[("DES_BACKEND", "local"), ("DES_BASE_DIR", &folder)], des()).await
+                self.python(contestant.processes(), &[("DES_BACKEND", "local"), ("DES_BASE_DIR", &folder)], des()).await
             }
             Contestant::Volume => {
                 let paths = self.volume.iter().map(|path| Target { path: path.clone(), range: None }).collect();
@@ -165,14 +185,14 @@ impl<'a> Arena<'a> {
                 ];
                 self.retriever(&env, cache, des()).await
             }
-            Contestant::PythonS3 => {
+            Contestant::PythonS3 | Contestant::PythonS3One => {
                 let endpoint = self.weed.endpoint();
                 let env = [
                     ("DES_BACKEND", "s3"),
                     ("DES_S3_BUCKET", self.buckets[1].as_str()),
                     ("DES_S3_ENDPOINT_URL", &endpoint),
                 ];
-                self.python(&env, des()).await
+                self.python(contestant.processes(), &env, des()).await
             }
         }
     }
@@ -212,11 +232,11 @@ impl<'a> Arena<'a> {
         self.process(command, port, targets).await
     }
 
-    async fn python(&self, env: &[(&str, &str)], targets: Vec<Target>) -> Result<Running, Failure> {
+    async fn python(&self, processes: &str, env: &[(&str, &str)], targets: Vec<Target>) -> Result<Running, Failure> {
         let folder = self.python.as_ref().ok_or("--python was not given")?;
         let port = free_port()?;
         let mut command = Command::new(folder.join("venv/bin/uvicorn"));
-        command.args(["des_core.http_retriever:app", "--port", &port.to_string(), "--workers", "2"]);
+        command.args(["des_core.http_retriever:app", "--port", &port.to_string(), "--workers", processes]);
         command.args(["--no-access-log", "--log-level", "error"]).envs(env.iter().copied());
         command.env("DES_N_BITS", self.n_bits.to_string()).env("DES_S3_REGION", "us-east-1");
         command.current_dir(folder);

@@ -54,9 +54,10 @@ impl Corpus {
             let out = corpus.shards(format);
             let mut pack = Command::new(beside("des")?);
             pack.arg("pack").arg(&list).arg("-o").arg(&out).args(["--format", format, "--n-bits", &bits]);
-            if format == "v2" {
-                pack.arg("--bare-names");
-            }
+            match format {
+                "v2" => pack.arg("--bare-names"),
+                _ => pack.args(["--codec", &args.codec.to_string()]),
+            };
             let ended = pack.output().await?;
             if !ended.status.success() {
                 return Err(format!("des pack: {}", String::from_utf8_lossy(&ended.stderr)).into());

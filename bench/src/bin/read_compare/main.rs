@@ -42,10 +42,14 @@ struct Args {
     /// Bits of the shard index: 2^BITS shards.
     #[arg(long, default_value_t = 4)]
     n_bits: u8,
+    /// Compression of the shards of version 3: with `none`, whoever asks DES for a file gets the very bytes that whoever
+    /// asks the store for its range gets, otherwise more.
+    #[arg(long, default_value = "zstd")]
+    codec: des_shared::segment::CodecChoice,
     /// Checkout of the existing implementation with a virtual environment in `venv`.
     #[arg(long)]
     python: Option<PathBuf>,
-    /// Only contestants whose name contains this.
+    /// Only contestants whose name contains this, or one of several of these with `|` between them.
     #[arg(long, default_value = "")]
     only: String,
 }
@@ -59,7 +63,8 @@ async fn main() -> Result<(), Failure> {
     let mut rates: BTreeMap<&'static str, Vec<load::Rate>> = BTreeMap::new();
     for round in 0..args.rounds {
         for contestant in Contestant::ALL {
-            if !contestant.name().contains(&args.only) || !arena.has(contestant) {
+            let asked = args.only.split('|').any(|only| contestant.name().contains(only));
+            if !asked || !arena.has(contestant) {
                 continue;
             }
             let running = arena.start(contestant).await?;
