@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use super::supervised::LEFTOVERS;
 use super::{ServerError, Supervised, on_path, ports};
 
 const READY_WITHIN: Duration = Duration::from_mins(1);
@@ -127,7 +128,8 @@ impl SeaweedFs {
     /// # Errors
     /// [`ServerError`].
     pub async fn start_again(&mut self) -> Result<(), ServerError> {
-        let started = Supervised::start(self.folder.path(), &self.program, &self.args, &[]);
+        let sockets = sockets(self.ports);
+        let started = Supervised::start(self.folder.path(), &self.program, &self.args, &[(LEFTOVERS, &sockets)]);
         self.process = started.map_err(|e| not_started(e.to_string(), String::new()))?;
         self.wait_ready().await
     }
@@ -252,11 +254,26 @@ async fn launch(program: &Path, access: Access) -> Result<SeaweedFs, ServerError
         Access::ByKey => args.push("-s3.config=s3.json".to_owned()),
         Access::Everybody => {}
     }
-    let process = Supervised::start(folder.path(), program, &args, &[]).map_err(failed)?;
     let ports = [ports[0], ports[1], ports[2], ports[3]];
+    let env = [(LEFTOVERS, &*sockets(ports))];
+    let process = Supervised::start(folder.path(), program, &args, &env).map_err(failed)?;
     let mut server = SeaweedFs { process, folder, program: program.to_owned(), args, ports };
     server.wait_ready().await?;
     Ok(server)
+}
+
+/// The sockets that it makes in /tmp beside each of its ports, wherever its folder is.
+fn sockets([master, volume, filer, s3]: [u16; 4]) -> String {
+    let grpc = |port: u16| u32::from(port) + 10_000;
+    [
+        format!("/tmp/seaweedfs-master-grpc-{}.sock", grpc(master)),
+        format!("/tmp/seaweedfs-volume-grpc-{}.sock", grpc(volume)),
+        format!("/tmp/seaweedfs-filer-{filer}.sock"),
+        format!("/tmp/seaweedfs-filer-grpc-{}.sock", grpc(filer)),
+        format!("/tmp/seaweedfs-s3-{s3}.sock"),
+        format!("/tmp/seaweedfs-s3-grpc-{}.sock", grpc(s3)),
+    ]
+    .join(" ")
 }
 
 /// `DES_WEED`, or the tools that scripts/setup installs in the repository, or PATH.
@@ -278,4 +295,27 @@ fn find_weed() -> Result<PathBuf, ServerError> {
 
 fn not_started(why: String, log: String) -> ServerError {
     ServerError::NotStarted { program: "weed", why, log }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn it_leaves_nothing_behind() {
+        let server = SeaweedFs::start().await.expect("a server");
+        let (sockets, folder, ports) = (sockets(server.ports), server.folder.path().to_owned(), server.ports);
+        assert!(
+            sockets.split(' ').any(|path| Path::new(path).exists()),
+            "the names of its sockets have changed: {sockets}"
+        );
+        drop(server);
+        assert!(!folder.exists());
+        let endings = ports.map(|port| [format!("-{port}.sock"), format!("-{}.sock", u32::from(port) + 10_000)]);
+        for entry in std::fs::read_dir("/tmp").expect("readable") {
+            let name = entry.expect("readable").file_name().to_string_lossy().into_owned();
+            let its = name.starts_with("seaweedfs-") && endings.iter().flatten().any(|ending| name.ends_with(ending));
+            assert!(!its, "/tmp/{name} is left");
+        }
+    }
 }

@@ -14,7 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// $1 is the folder that dies with the test process, $2 the log, the rest the command. The mark tells the case where
-/// the test process died from the one where it stopped the program itself and still needs the folder.
+/// the test process died from the one where it stopped the program itself and still needs the folder. What the program leaves
+/// elsewhere is named, with spaces between, in the variable [`LEFTOVERS`].
 const SUPERVISOR: &str = r#"
 folder=$1; log=$2; shift 2
 exec 3<&0
@@ -25,9 +26,13 @@ exec >/dev/null
 ( read -r _ <&3; : >"$folder/.orphaned"; kill -9 "$program" ) 2>/dev/null &
 watcher=$!
 wait "$program"; status=$?
+rm -f -- $DES_TEST_LEFTOVERS
 if [ -e "$folder/.orphaned" ]; then rm -rf "$folder"; else kill "$watcher" 2>/dev/null; fi
 exit "$status"
 "#;
+
+/// Files outside its folder that a program does not remove when it is killed.
+pub(super) const LEFTOVERS: &str = "DES_TEST_LEFTOVERS";
 
 /// Bytes of a log that are shown.
 const LOG_TAIL: u64 = 8 * 1024;
