@@ -85,8 +85,11 @@ impl Budget {
 }
 
 impl Default for Budget {
-    /// 32 MiB read ahead, one thread a core and one more: until the next thread has woken up, a core would have none.
+    /// 32 MiB read ahead, one thread a core and one more that compresses: until the next thread has woken up, a core would have
+    /// none. Readers and buffers are those of the cores.
     fn default() -> Self {
-        Self::new(32 << 20, std::thread::available_parallelism().map_or(2, std::num::NonZero::get) + 1)
+        let budget = Self::new(32 << 20, std::thread::available_parallelism().map_or(2, std::num::NonZero::get));
+        budget.threads.add_permits(1);
+        budget
     }
 }

@@ -1,6 +1,7 @@
 //! Stands in for the crate of the same name, of which foyer's disk cache uses a clock and an atomic of it. The published one
 //! measures the processor's time stamp counter for 20 ms before `main` begins, in every program it is linked into, every
-//! `des` command included. This one asks the system, which takes some 20 ns more a call where foyer makes one for each transfer from or to the disk.
+//! `des` command included. This one asks the system.
+//! foyer asks at most once for each transfer from or to the disk.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
