@@ -70,6 +70,9 @@ pub struct Config {
     pub keys: KeySettings,
     /// What it does when stores are slow or gone, and when it has to stop.
     pub endurance: Endurance,
+    /// Threads that serve connections, each with those that were given to it; 0 to serve them on the runtime in which
+    /// the retriever is started. A process has one for each core.
+    pub serving_threads: usize,
 }
 
 /// What a retriever does when stores are slow or gone, and when it has to stop.
@@ -163,6 +166,7 @@ impl Config {
             cache_control,
             batch_max_files: batch_max_files? as usize,
             s3_face,
+            serving_threads: std::thread::available_parallelism().map_or(1, usize::from),
         })
     }
 

@@ -38,7 +38,7 @@ use std::sync::Arc;
 use axum::Router;
 use des_shared::clock::{Clock, Dice};
 use des_shared::metrics::Metrics;
-use des_shared::service::{self, Drain, Readiness, Shutdown};
+use des_shared::service::{self, Drain, Lanes, Readiness, Shutdown};
 use des_shared::store::zones::Zones;
 use futures::future::OptionFuture;
 use tokio::task::JoinHandle;
@@ -104,6 +104,7 @@ impl Retriever {
             Some(disk) => Some(DiskCache::open(disk, metrics.clone()).await.map_err(io::Error::other)?),
             None => None,
         };
+        let lanes = Lanes::start(config.serving_threads)?;
         let listener = service::bind(config.listen.address).await?;
         let address = listener.local_addr()?;
         let drain = Drain { notice: config.endurance.drain_notice, grace: config.listen.drain };
@@ -115,20 +116,22 @@ impl Retriever {
             Some(face) => {
                 let deadline = deadline(&config, &metrics);
                 let face = S3Face::new(face, (files.clone(), deps.clock.clone()), (deadline, metrics.clone()));
-                Some(face.bind(shutdown.clone(), drain).await?)
+                Some(face.bind(lanes.clone(), shutdown.clone(), drain).await?)
             }
         };
         let (s3_address, face) = s3_face.unzip();
         let router = gate.guard(router(&config, (deps, metrics, files), &shutdown));
+        let serving = lanes.clone();
         let http = async move {
             tokio::select! {
-                served = service::serve_with_notice(listener, router, shutdown, drain) => served,
+                served = service::serve_with_notice(&serving, listener, router, shutdown, drain) => served,
                 never = watch => match never {},
             }
         };
         let server = tokio::spawn(async move {
             let (http, face) = tokio::join!(http, OptionFuture::from(face));
-            // Behind both: what either still answers while it drains goes through the disk.
+            lanes.end().await;
+            // Behind all of them: what is still answered while they drain goes through the disk.
             if let Some(disk) = disk {
                 disk.close().await;
             }

@@ -229,6 +229,8 @@ impl Parts<'_> {
             keys: des_retriever::KeySettings::default(),
             batch_max_files: 10_000,
             s3_face: None,
+            // One machine, one user: the threads that are there serve as well.
+            serving_threads: 0,
         };
         let deps = des_retriever::Deps {
             zones: Arc::clone(&self.zones),

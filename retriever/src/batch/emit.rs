@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use des_shared::archive::ArchiveError;
+use des_shared::offload;
 use des_shared::safe_name::RESERVED;
 use des_shared::service::Problem;
 use futures::StreamExt;
@@ -123,7 +124,7 @@ pub(super) async fn run(batch: Batch, (budget, patience): (Arc<Semaphore>, Patie
     let planner = Planner::new(files.clone(), asked.clone(), patience.clone());
     let (reading, counting) = (patience.clone(), metrics.clone());
     let reader = Reader { planner, files: files.clone(), budget, patience: reading, metrics: counting };
-    let read = |reader: Reader| AbortOnDropHandle::new(tokio::spawn(reader.window()));
+    let read = |reader: Reader| AbortOnDropHandle::new(offload::spawn(reader.window()));
     let archive = form.archive(boundary);
     let (report, counts) = (Vec::new(), BTreeMap::new());
     let mut sender = Sender { files, metrics, asked, patience, archive, out, report, counts };

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use des_shared::clock::Dice;
+use des_shared::offload;
 use futures::stream::{self, Stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
@@ -134,7 +135,7 @@ impl Batches {
             let Turn(_permit) = turn;
             emit::run(batch, (budget, patience), emit::Out::new(pieces, stall)).await
         };
-        let feed = Feed { taken, task: Some(AbortOnDropHandle::new(tokio::spawn(work))) };
+        let feed = Feed { taken, task: Some(AbortOnDropHandle::new(offload::spawn(work))) };
         stream::unfold(feed, Feed::next)
     }
 }

@@ -29,7 +29,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use des_shared::clock::Clock;
-use des_shared::service::{self, Drain, Shutdown};
+use des_shared::service::{self, Drain, Lanes, Shutdown};
 use futures::StreamExt;
 use s3s::host::SingleDomain;
 use s3s::service::{S3Service, S3ServiceBuilder};
@@ -103,6 +103,7 @@ impl S3Face {
     /// Binds. What it gives back serves as long as it is polled, and ends behind `shutdown`.
     pub(crate) async fn bind(
         self,
+        lanes: Lanes,
         shutdown: Shutdown,
         drain: Drain,
     ) -> io::Result<(SocketAddr, impl Future<Output = io::Result<()>> + Send + use<>)> {
@@ -118,7 +119,7 @@ impl S3Face {
         let router = Router::new().fallback(enter).with_state(self.door);
         let serving = async move {
             tokio::select! {
-                served = service::serve_with_notice(listener, router, shutdown, drain) => served,
+                served = service::serve_with_notice(&lanes, listener, router, shutdown, drain) => served,
                 never = watch => match never {},
             }
         };

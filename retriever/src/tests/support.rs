@@ -143,6 +143,7 @@ impl Rig {
             keys: KeySettings::default(),
             batch_max_files: 10_000,
             s3_face: None,
+            serving_threads: 0,
         };
         let clock = Arc::new(ManualClock::new(1_750_000_000_000));
         let deps = Deps {

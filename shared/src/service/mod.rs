@@ -5,6 +5,7 @@
 //! period. Every spawned task has an owner that awaits it.
 
 mod health;
+mod lanes;
 mod openapi;
 mod problem;
 
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Auth;
 
 pub use health::{Check, Detail, Readiness, health_routes};
+pub use lanes::Lanes;
 pub use openapi::{Routes, document_route, problems};
 pub use problem::Problem;
 
@@ -92,21 +94,26 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Serves until the shutdown begins, then lets requests in flight end, for at most `drain`.
+/// Serves on the runtime that is there until the shutdown begins, then lets requests in flight end, for at most `drain`.
 ///
 /// # Errors
 /// When the listener fails.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown, drain: Duration) -> io::Result<()> {
-    let graceful = {
-        let shutdown = shutdown.clone();
-        axum::serve(listener, router).with_graceful_shutdown(async move { shutdown.wait().await })
-    };
+    serve_on(&Lanes::none(), listener, router, (shutdown, drain)).await
+}
+
+async fn serve_on(
+    lanes: &Lanes,
+    listener: TcpListener,
+    router: Router,
+    (shutdown, drain): (Shutdown, Duration),
+) -> io::Result<()> {
     let overdue = async {
         shutdown.wait().await;
         tokio::time::sleep(drain).await;
     };
     tokio::select! {
-        outcome = graceful.into_future() => outcome,
+        outcome = lanes.serve(listener, router, shutdown.clone()) => outcome,
         () = overdue => {
             tracing::warn!("requests were still open after {} s of draining; they were cut", drain.as_secs());
             Ok(())
@@ -123,13 +130,14 @@ pub struct Drain {
     pub grace: Duration,
 }
 
-/// As [`serve`], but the end is announced: readiness says no as soon as the shutdown begins, and only after the notice,
+/// As [`serve`], but on `lanes`, and the end is announced: readiness says no as soon as the shutdown begins, and only after the notice,
 /// in which a balancer hears of it, no more connections are taken. Meanwhile every answer asks its client to close the
 /// connection, so that none is closed under a client that has just sent a request.
 ///
 /// # Errors
 /// When the listener fails.
 pub async fn serve_with_notice(
+    lanes: &Lanes,
     listener: TcpListener,
     router: Router,
     shutdown: Shutdown,
@@ -143,7 +151,8 @@ pub async fn serve_with_notice(
         closing.begin();
     };
     let router = router.layer(axum::middleware::from_fn_with_state(shutdown.clone(), close_when_stopping));
-    let serving = serve(listener, router, closing.clone(), drain.grace.saturating_sub(notice));
+    let until = (closing.clone(), drain.grace.saturating_sub(notice));
+    let serving = serve_on(lanes, listener, router, until);
     let ((), outcome) = tokio::join!(announced, async {
         let outcome = serving.await;
         // A listener that failed ends the service, whoever asked for it.

@@ -103,7 +103,7 @@ impl Call {
         T: Send + 'static,
         F: FnOnce() -> Result<T, StoreError> + Send + 'static,
     {
-        match tokio::task::spawn_blocking(work).await {
+        match crate::offload::spawn_blocking(work).await {
             Ok(done) => done,
             Err(join) => match join.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
