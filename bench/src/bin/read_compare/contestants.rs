@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use des_shared::store::{SharedStore, WriteOptions};
 use des_tests::servers::SeaweedFs;
 use futures::{StreamExt, TryStreamExt, stream};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
 use super::corpus::{self, Corpus, DAY};
@@ -107,14 +109,36 @@ impl fmt::Display for Target {
     }
 }
 
-/// A contestant that answers. Its process ends when this is dropped.
+/// A contestant that answers. Its processes end when this is dropped.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) base: String,
     /// One for each file of the corpus.
     pub(super) targets: Vec<Target>,
     pub(super) folder: PathBuf,
-    _process: Option<Child>,
+    _processes: Option<Processes>,
+}
+
+/// A process and those that it started, which would outlive it when it alone were killed.
+#[derive(Debug)]
+struct Processes {
+    first: Child,
+    group: Pid,
+}
+
+impl Processes {
+    fn start(command: &mut Command) -> std::io::Result<Self> {
+        let first = command.process_group(0).kill_on_drop(true).spawn()?;
+        let id = first.id().and_then(|id| i32::try_from(id).ok()).ok_or_else(|| std::io::Error::other("no process"))?;
+        Ok(Self { first, group: Pid::from_raw(id) })
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        // When it has no processes left, all is well.
+        let _ = killpg(self.group, Signal::SIGKILL);
+    }
 }
 
 /// What all contestants share: files, shards, and the store with both.
@@ -202,7 +226,7 @@ impl<'a> Arena<'a> {
     }
 
     fn of_store(&self, base: String, targets: Vec<Target>) -> Running {
-        Running { base, targets, folder: self.corpus.folder().to_owned(), _process: None }
+        Running { base, targets, folder: self.corpus.folder().to_owned(), _processes: None }
     }
 
     async fn nginx(&self, targets: Vec<Target>) -> Result<Running, Failure> {
@@ -239,7 +263,8 @@ impl<'a> Arena<'a> {
         command.args(["des_core.http_retriever:app", "--port", &port.to_string(), "--workers", processes]);
         command.args(["--no-access-log", "--log-level", "error"]).envs(env.iter().copied());
         command.env("DES_N_BITS", self.n_bits.to_string()).env("DES_S3_REGION", "us-east-1");
-        command.current_dir(folder);
+        // As the packer's side does it: its package need not be installed.
+        command.current_dir(folder).env("PYTHONPATH", folder.join("src"));
         credentials(&mut command);
         self.process(command, port, targets).await
     }
@@ -247,8 +272,8 @@ impl<'a> Arena<'a> {
     async fn process(&self, mut command: Command, port: u16, targets: Vec<Target>) -> Result<Running, Failure> {
         let log = std::fs::File::create(self.corpus.folder().join("log"))?;
         let name = command.as_std().get_program().to_string_lossy().into_owned();
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
-        let mut child = command.spawn().map_err(|e| format!("{name}: {e}"))?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut processes = Processes::start(&mut command).map_err(|e| format!("{name}: {e}"))?;
         let base = format!("http://127.0.0.1:{port}");
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
@@ -256,13 +281,16 @@ impl<'a> Arena<'a> {
             if reqwest::get(first).await.is_ok_and(|response| response.status().is_success()) {
                 break;
             }
-            if Instant::now() > deadline || child.try_wait()?.is_some() {
+            if Instant::now() > deadline || processes.first.try_wait()?.is_some() {
                 let log = std::fs::read_to_string(self.corpus.folder().join("log"))?;
-                return Err(format!("{name} does not answer: {log}").into());
+                // The end of it says why; one that starts again and again writes megabytes.
+                let lines: Vec<&str> = log.lines().rev().take(20).collect();
+                let end: Vec<&str> = lines.into_iter().rev().collect();
+                return Err(format!("{name} does not answer; its log ends with:\n{}", end.join("\n")).into());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Ok(Running { base, targets, folder: self.corpus.folder().to_owned(), _process: Some(child) })
+        Ok(Running { base, targets, folder: self.corpus.folder().to_owned(), _processes: Some(processes) })
     }
 }
 
