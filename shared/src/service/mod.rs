@@ -130,9 +130,9 @@ pub struct Drain {
     pub grace: Duration,
 }
 
-/// As [`serve`], but on `lanes`, and the end is announced: readiness says no as soon as the shutdown begins, and only after the notice,
-/// in which a balancer hears of it, no more connections are taken. Meanwhile every answer asks its client to close the
-/// connection, so that none is closed under a client that has just sent a request.
+/// As [`serve`], but on `lanes`, and the end is announced: readiness says no as soon as the shutdown begins, and only
+/// after the notice, in which a balancer hears of it, no more connections are taken. Meanwhile every answer asks its
+/// client to close the connection, so that none is closed under a client that has just sent a request.
 ///
 /// # Errors
 /// When the listener fails.
