@@ -22,14 +22,19 @@
 
 use crate::ids::{FencingToken, JobId, TaskId};
 use crate::routing::Slot;
-use crate::segment::Segment;
+use crate::segment::{Segment, SegmentDigest};
 
 /// Ending of every shard object.
 pub const SHARD_SUFFIX: &str = ".des";
 
 /// Key of a published shard: `{YYYYMMDD}_{HEX}_{NNNN}-{digest}.des` (a zone's store adds its own prefix).
 pub fn shard_key(segment: &Segment) -> String {
-    format!("{}{:04}-{}{SHARD_SUFFIX}", segment.slot.object_prefix(), segment.number, segment.digest().short())
+    shard_key_with(segment, segment.digest())
+}
+
+/// [`shard_key`] of a segment whose digest is known: it takes as long to make as the list of files is.
+pub fn shard_key_with(segment: &Segment, digest: SegmentDigest) -> String {
+    format!("{}{:04}-{}{SHARD_SUFFIX}", segment.slot.object_prefix(), segment.number, digest.short())
 }
 
 /// Name of a locally packed shard as the existing readers know it: `{YYYYMMDD}_{HEX}_{NNNN}.des`.

@@ -33,7 +33,7 @@ pub(crate) async fn published_before(
         Err(e) if e.kind == StoreErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e.into()),
     };
-    let digest = job.segment.digest().to_string();
+    let digest = job.digest.to_string();
     if let Some(other) = meta.metadata.get(DIGEST_METADATA).filter(|other| **other != digest) {
         let why = format!("its metadata names the segment {other}; expected {digest}");
         return Err(PackError::Foreign { key: job.key.clone(), why });

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::buffer::Pool;
 use crate::pack::{BATCH_BYTES, PART_ROOM};
+use crate::shelf::Shelf;
 
 /// Granularity of the byte budget: a semaphore counts to less than 2^29 on the smallest targets.
 const UNIT: u64 = 1024;
@@ -29,6 +30,7 @@ pub struct Budget {
     readers: Arc<Semaphore>,
     batches: Pool,
     parts: Pool,
+    encoders: Shelf,
 }
 
 impl Budget {
@@ -46,6 +48,7 @@ impl Budget {
             // has when they are full.
             batches: Pool::new(BATCH_BYTES as usize + 1, (read_ahead / BATCH_BYTES) as usize),
             parts: Pool::new(PART_ROOM + page_size(), KEPT * threads),
+            encoders: Shelf::new(threads + 1),
         }
     }
 
@@ -68,6 +71,11 @@ impl Budget {
     /// Buffers for parts.
     pub(crate) fn parts(&self) -> &Pool {
         &self.parts
+    }
+
+    /// Encoders that were used before.
+    pub(crate) fn encoders(&self) -> &Shelf {
+        &self.encoders
     }
 
     /// [`Self::thread`] on a blocking thread.

@@ -71,7 +71,7 @@ pub(crate) async fn execute(context: &TaskContext, lease: &Lease, guard: &Arc<Le
         job.vitals.opened(&job.store, &job.key, &record.upload_id, true);
     }
     let (packed, marked) = pack(context, (lease, record.as_ref()), guard, &job).await?;
-    let receipt = receipt(context, lease, &segment, zone, &packed);
+    let receipt = receipt(context, lease, &job, zone, &packed);
     let winner = match context.state.finish_task(&receipt, &packed.failed_files(&segment)).await? {
         Created::Ours => receipt,
         Created::Theirs(theirs) => theirs,
@@ -140,7 +140,7 @@ async fn resume(
     job: &PackJob,
 ) -> Result<Resumed, PackError> {
     let Some(record) = record else { return Ok((Vec::new(), Vec::new())) };
-    let identity = (lease.task, job.segment.digest());
+    let identity = (lease.task, job.digest);
     let marks = checkpoint::load(&context.state, (&job.store, &job.key), identity, record).await?;
     let writers = checkpoint::settle_writers(&context.state, (lease.task, lease.token), record, &marks).await?;
     tracing::info!(parts = record.parts, next_file = record.next_file, "the task goes on behind its checkpoint");
@@ -162,14 +162,14 @@ async fn begin_again(
     Ok(())
 }
 
-fn receipt(context: &TaskContext, lease: &Lease, segment: &Segment, zone: &Zone, packed: &Packed) -> Receipt {
+fn receipt(context: &TaskContext, lease: &Lease, job: &PackJob, zone: &Zone, packed: &Packed) -> Receipt {
     let shard = packed.object.as_ref().map(|object| PublishedShard {
         zone: zone.name.clone(),
         key: object.key.clone(),
         size: object.size,
         etag: object.etag.clone(),
         entries: object.entries,
-        digest: segment.digest().to_string(),
+        digest: job.digest.to_string(),
     });
     Receipt {
         task: lease.task,

@@ -20,6 +20,7 @@ mod checkpoint;
 mod driver;
 mod execute;
 mod leases;
+mod shelf;
 mod upload;
 
 use std::io;

@@ -32,23 +32,23 @@ impl Run {
         segment.number = number;
         let mut round = 1;
         loop {
-            let packing = Arc::new(segment);
-            match self.attempt(&packing).await {
-                Ok(packed) => return self.note(at, &packing, packed),
+            let job = self.job(Arc::new(segment));
+            match self.attempt(&job).await {
+                Ok(packed) => return self.note(at, &job, packed),
                 Err(e) if e.advice() == Advice::BeginAgain && round < ROUNDS => {
                     tracing::warn!("a shard is begun again: {e}");
-                    self.forget(&packing)?;
-                    segment = Arc::unwrap_or_clone(packing);
+                    self.forget(&job)?;
+                    segment = Arc::unwrap_or_clone(job.segment);
                     round += 1;
                 }
                 Err(PackError::Draining) => return Err(CliError::Interrupted),
                 // Another packer took the name since the folder was listed, or this run itself just before it was killed.
                 Err(PackError::Taken { .. }) if let Some(numbers) = &self.numbers => {
-                    if let Some(packed) = self.published_before(&packing).await? {
-                        return self.note(at, &packing, packed);
+                    if let Some(packed) = self.published_before(&job).await? {
+                        return self.note(at, &job, packed);
                     }
-                    self.forget(&packing)?;
-                    segment = Arc::unwrap_or_clone(packing);
+                    self.forget(&job)?;
+                    segment = Arc::unwrap_or_clone(job.segment);
                     segment.number = numbers.take(&segment.slot).await?;
                 }
                 Err(error) => return Err(explain(error)),
@@ -56,17 +56,19 @@ impl Run {
         }
     }
 
-    fn job(&self, segment: &Arc<Segment>) -> PackJob {
+    fn job(&self, segment: Arc<Segment>) -> PackJob {
+        let digest = segment.digest();
         let (key, when_taken) = match &self.numbers {
             Some(_) => (layout::bare_shard_key(&segment.slot, segment.number), WhenTaken::Refuse),
-            None => (layout::shard_key(segment), WhenTaken::Adopt),
+            None => (layout::shard_key_with(&segment, digest), WhenTaken::Adopt),
         };
         let vitals = match self.resume.clone() {
             Some(resume) => Vitals::noting(move |key| resume.upload_begins(key)),
             None => Vitals::default(),
         };
         PackJob {
-            segment: Arc::clone(segment),
+            segment,
+            digest,
             key,
             store: self.store.clone(),
             when_taken,
@@ -76,12 +78,11 @@ impl Run {
         }
     }
 
-    async fn attempt(&self, segment: &Arc<Segment>) -> Result<Packed, PackError> {
-        let job = self.job(segment);
-        let digest = segment.digest().to_string();
+    async fn attempt(&self, job: &PackJob) -> Result<Packed, PackError> {
+        let digest = job.digest.to_string();
         let mut marks = self.resume.as_ref().map(|resume| resume.marks(&digest)).unwrap_or_default();
         if !marks.is_empty()
-            && let Err(e) = check_marks(&job, &marks).await
+            && let Err(e) = check_marks(job, &marks).await
         {
             if e.advice() != Advice::BeginAgain {
                 return Err(e);
@@ -91,7 +92,7 @@ impl Run {
             marks.clear();
         }
         let watch = Watch { run: self, digest, files: AtomicU64::new(0), bytes: AtomicU64::new(0) };
-        let outcome = pack_segment(&job, marks, Arc::clone(&self.sources), &watch).await;
+        let outcome = pack_segment(job, marks, Arc::clone(&self.sources), &watch).await;
         // What counts is the outcome: an adopted shard took no steps, a failed attempt begins again.
         let (files, bytes) = match &outcome {
             Ok(packed) => (packed.totals.files_packed + packed.totals.files_failed, packed.totals.source_bytes),
@@ -102,17 +103,17 @@ impl Run {
     }
 
     /// The parts of a shard are of no use any more.
-    fn forget(&self, segment: &Segment) -> Result<(), CliError> {
-        self.resume.as_ref().map_or(Ok(()), |resume| resume.forget(&segment.digest().to_string()))
+    fn forget(&self, job: &PackJob) -> Result<(), CliError> {
+        self.resume.as_ref().map_or(Ok(()), |resume| resume.forget(&job.digest.to_string()))
     }
 
     /// What stands under a bare name that is taken, where this run has put it there itself: killed between that and its
     /// note. Nothing but this shard's files is in it then.
-    async fn published_before(&self, segment: &Arc<Segment>) -> Result<Option<Packed>, CliError> {
+    async fn published_before(&self, job: &PackJob) -> Result<Option<Packed>, CliError> {
         if !self.resume.as_ref().is_some_and(|resume| resume.is_resumed()) {
             return Ok(None);
         }
-        let job = PackJob { when_taken: WhenTaken::Adopt, ..self.job(segment) };
+        let job = PackJob { when_taken: WhenTaken::Adopt, ..self.job(Arc::clone(&job.segment)) };
         match pack_segment(&job, Vec::new(), Arc::clone(&self.sources), &NoHooks).await {
             Ok(packed) => {
                 let entries = packed.object.as_ref().map_or(0, |object| object.entries);
@@ -158,8 +159,8 @@ impl Run {
         Ok(())
     }
 
-    fn note(&self, at: usize, segment: &Segment, packed: Packed) -> Result<Written, CliError> {
-        let failures: Vec<Failure> = packed.failed_files(segment).into_iter().map(Failure::from).collect();
+    fn note(&self, at: usize, job: &PackJob, packed: Packed) -> Result<Written, CliError> {
+        let failures: Vec<Failure> = packed.failed_files(&job.segment).into_iter().map(Failure::from).collect();
         self.count_failures(&failures)?;
         let Packed { object, totals, adopted, .. } = packed;
         if let Some(resume) = &self.resume {
@@ -171,7 +172,7 @@ impl Run {
                 stored_bytes: totals.stored_bytes,
                 failures,
             };
-            resume.finished(&segment.digest().to_string(), done)?;
+            resume.finished(&job.digest.to_string(), done)?;
         }
         Ok(Written {
             key: object.map(|object| object.key),

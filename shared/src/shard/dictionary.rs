@@ -99,7 +99,7 @@ impl SampleChoice {
         let capacity = (self.eligible_bytes / BYTES_PER_DICTIONARY_BYTE).min(MAX_DICTIONARY_BYTES as u64) as usize;
         let content = cover::choose(&training, capacity.checked_sub(MAX_FRONT)?);
         let front = front(&content, for_statistics(&training), level)?;
-        let judge = Judge::new(held_out, level)?;
+        let mut judge = Judge::new(held_out, level)?;
         // The best content lies at the end, so a smaller dictionary is a shorter end of it.
         let (mut best, mut best_gain) = (None, 0);
         let mut size = content.len();
@@ -132,6 +132,8 @@ fn for_statistics<'a, 'b>(training: &'a [&'b [u8]]) -> &'a [&'b [u8]] {
 struct Judge<'a> {
     held_out: Vec<&'a [u8]>,
     level: i32,
+    context: CCtx<'static>,
+    buffer: Vec<u8>,
     raw: u64,
     plain: u64,
 }
@@ -139,34 +141,37 @@ struct Judge<'a> {
 impl<'a> Judge<'a> {
     fn new(held_out: Vec<&'a [u8]>, level: i32) -> Option<Self> {
         let raw = held_out.iter().map(|sample| sample.len() as u64).sum();
-        let mut judge = Self { held_out, level, raw, plain: 0 };
+        let mut context = CCtx::try_create()?;
+        context.set_parameter(CParameter::CompressionLevel(level)).ok()?;
+        without_id(&mut context).ok()?;
+        let mut judge = Self { held_out, level, context, buffer: Vec::new(), raw, plain: 0 };
         judge.plain = judge.stored(None)?;
         (raw > 0).then_some(judge)
     }
 
     /// Bytes a dictionary saves in a shard with so many bytes of files for it, less its own.
-    fn gain(&self, dictionary: &[u8], eligible_bytes: u64) -> Option<i128> {
+    fn gain(&mut self, dictionary: &[u8], eligible_bytes: u64) -> Option<i128> {
         let with = self.stored(Some(&CDict::try_create(dictionary, self.level)?))?;
         // Integers only: a comparison of floats may differ between machines.
         let saved = i128::from(self.plain) - i128::from(with);
         Some(saved * i128::from(eligible_bytes) / i128::from(self.raw) - dictionary.len() as i128)
     }
 
-    fn stored(&self, dictionary: Option<&CDict<'static>>) -> Option<u64> {
-        let mut context = CCtx::try_create()?;
-        context.set_parameter(CParameter::CompressionLevel(self.level)).ok()?;
-        without_id(&mut context).ok()?;
+    fn stored(&mut self, dictionary: Option<&CDict<'static>>) -> Option<u64> {
+        let (context, buffer) = (&mut self.context, &mut self.buffer);
         if let Some(dictionary) = dictionary {
             context.ref_cdict(dictionary).ok()?;
         }
-        let mut buffer = Vec::new();
         let stored = self.held_out.iter().map(|sample| {
             buffer.clear();
             buffer.reserve(zstd_safe::compress_bound(sample.len()));
-            let stored = context.compress2(&mut buffer, sample).unwrap_or(sample.len());
+            let stored = context.compress2(buffer, sample).unwrap_or(sample.len());
             stored.min(sample.len()) as u64
         });
-        Some(stored.sum())
+        let stored = stored.sum();
+        // The dictionary ends before the context does.
+        context.disable_dictionary().ok()?;
+        Some(stored)
     }
 }
 

@@ -19,6 +19,7 @@ mod cover;
 mod decode;
 mod dictionary;
 mod directory;
+mod encoder;
 mod entry;
 mod error;
 mod finalize;
@@ -32,10 +33,11 @@ mod wire;
 mod writer;
 
 pub use block::Block;
-pub use codec::{Encoded, EncodedHere, Encoder, PayloadInfo, should_compress, zstd_window_len};
+pub use codec::{should_compress, zstd_window_len};
 pub use decode::{Decoder, check_stored, decode_payload};
 pub use dictionary::{Dictionary, PackDictionary, SampleChoice, choose_samples};
 pub use directory::{BlockRef, Directory};
+pub use encoder::{Encoded, EncodedHere, Encoder, PayloadInfo};
 pub use entry::{Codec, Entry, Inline, Location, hex32, parse_hex32};
 pub use error::{Part, ShardError};
 pub use footer::{

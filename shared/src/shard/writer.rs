@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::block::{BlockBuilder, MAX_BLOCK_RAW};
-use super::codec::PayloadInfo;
 use super::directory::{self, DirectoryRow};
+use super::encoder::PayloadInfo;
 use super::entry::Codec;
 use super::error::{Part, ShardError};
 use super::footer::{FOOTER_LEN, Footer, HEADER_LEN, MAX_DICTIONARY_BYTES, Version, header_bytes};

@@ -81,7 +81,7 @@ impl<'a> Assembler<'a> {
         };
         let encoders = Encoders::new(&segment.options, dictionary, &job.limits.budget)?;
         let writer = ShardWriter::new(segment.options.format, encoders.dictionary(), segment.sequence)?;
-        let digest = segment.digest();
+        let digest = job.digest;
         let metadata = super::metadata(digest);
         let mut this = Self {
             job,

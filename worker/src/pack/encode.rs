@@ -1,9 +1,9 @@
 //! Compression on blocking threads. An encoder is made once for each thread that is busy at the same time and used
-//! again; its output depends on nothing but options, dictionary and file.
+//! again, for other shards too; its output depends on nothing but options, dictionary and file.
 //!
 //! A batch of files lies in one buffer, back to back, and what is stored of them takes their place: it is never more.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,9 +20,6 @@ use crate::budget::Budget;
 use crate::buffer::Pooled;
 use crate::error::PackError;
 use crate::source::{LocalFiles, SourceError};
-
-/// An encoder that had a larger file is not kept: making another costs less than the file did.
-const LARGE_FILE_BYTES: usize = 2 << 20;
 
 /// Files as they will be stored.
 #[derive(Debug)]
@@ -48,16 +45,15 @@ pub(crate) struct Small {
 /// The encoders of one shard.
 #[derive(Clone)]
 pub(crate) struct Encoders {
-    options: PackOptions,
+    options: Arc<PackOptions>,
     dictionary: Option<Arc<PackDictionary>>,
-    idle: Arc<Mutex<Vec<Encoder>>>,
     budget: Budget,
 }
 
 impl Encoders {
     pub(crate) fn new(options: &PackOptions, dictionary: Option<Vec<u8>>, budget: &Budget) -> Result<Self, PackError> {
         let dictionary = dictionary.map(|bytes| PackDictionary::new(bytes, options.level)).transpose()?.map(Arc::new);
-        let all = Self { options: options.clone(), dictionary, idle: Arc::default(), budget: budget.clone() };
+        let all = Self { options: Arc::new(options.clone()), dictionary, budget: budget.clone() };
         // Made here so that options which cannot work fail before anything is read.
         let first = all.encoder()?;
         all.give_back(first);
@@ -69,15 +65,17 @@ impl Encoders {
     }
 
     fn encoder(&self) -> Result<Encoder, PackError> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Ok(match idle {
-            Some(encoder) => encoder,
+        Ok(match self.budget.encoders().take(&self.options) {
+            Some(mut encoder) => {
+                encoder.set_dictionary(self.dictionary.clone())?;
+                encoder
+            }
             None => Encoder::new(&self.options, self.dictionary.clone())?,
         })
     }
 
     fn give_back(&self, encoder: Encoder) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
+        self.budget.encoders().put(&self.options, encoder);
     }
 
     /// Reads files of folders and compresses them on the same thread, while they are in the processor's cache.
@@ -165,7 +163,7 @@ impl Encoders {
         let began = Instant::now();
         let mut encoder = self.encoder()?;
         let Raw { files, mut bytes } = raw;
-        let (mut ready, mut largest) = (Vec::with_capacity(files.len()), 0);
+        let mut ready = Vec::with_capacity(files.len());
         let (mut from, mut to) = (0, 0);
         let mut uid = String::new();
         for file in files {
@@ -187,13 +185,10 @@ impl Encoders {
                 Some(stored) => bytes[to..to + stored.len()].copy_from_slice(stored),
             }
             ready.push(Ready::Inline { file, info });
-            (from, to, largest) = (from + len, to + info.stored_len as usize, largest.max(len));
+            (from, to) = (from + len, to + info.stored_len as usize);
         }
         bytes.truncate(to);
-        // Its buffer is as large as the largest file it had.
-        if largest <= LARGE_FILE_BYTES {
-            self.give_back(encoder);
-        }
+        self.give_back(encoder);
         Ok(Cooked { files: ready, bytes, time: began.elapsed() })
     }
 }

@@ -81,6 +81,8 @@ impl Default for PackLimits {
 pub struct PackJob {
     /// The files and the options that change bytes.
     pub segment: Arc<Segment>,
+    /// The segment's digest.
+    pub digest: SegmentDigest,
     /// Key of the shard in `store`.
     pub key: String,
     /// The zone's store; big files go there too.
@@ -99,8 +101,9 @@ pub struct PackJob {
 impl PackJob {
     /// A job as a task of the queue has it: the key from [`layout::shard_key`], and what is there is adopted.
     pub fn task(segment: Arc<Segment>, store: SharedStore, limits: PackLimits, drain: CancellationToken) -> Self {
-        let key = layout::shard_key(&segment);
-        Self { segment, key, store, when_taken: WhenTaken::Adopt, limits, drain, vitals: Vitals::default() }
+        let digest = segment.digest();
+        let key = layout::shard_key_with(&segment, digest);
+        Self { segment, digest, key, store, when_taken: WhenTaken::Adopt, limits, drain, vitals: Vitals::default() }
     }
 }
 
@@ -225,7 +228,7 @@ impl PartMark {
 /// [`PackError::BadCheckpoint`] when anything disagrees; [`PackError::Store`] with `UploadGone` when the upload is.
 pub async fn check_marks(job: &PackJob, marks: &[PartMark]) -> Result<(), PackError> {
     let Some(upload_id) = marks.first().map(|mark| mark.upload_id.as_str()) else { return Ok(()) };
-    checkpoint::agree((&job.store, &job.key), job.segment.digest(), upload_id, marks).await
+    checkpoint::agree((&job.store, &job.key), job.digest, upload_id, marks).await
 }
 
 /// Something that happened to some files, for metrics and progress bars.
