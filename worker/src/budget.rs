@@ -4,6 +4,7 @@
 //! part. The oldest file of a task always has its permit, so a task never waits for itself.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::param::page_size;
 use tokio::runtime::Handle;
@@ -30,7 +31,8 @@ pub struct Budget {
     readers: Arc<Semaphore>,
     batches: Pool,
     parts: Pool,
-    encoders: Shelf,
+    shelf: Shelf,
+    waiting: Arc<AtomicBool>,
 }
 
 impl Budget {
@@ -48,7 +50,8 @@ impl Budget {
             // has when they are full.
             batches: Pool::new(BATCH_BYTES as usize + 1, (read_ahead / BATCH_BYTES) as usize),
             parts: Pool::new(PART_ROOM + page_size(), KEPT * threads),
-            encoders: Shelf::new(threads + 1),
+            shelf: Shelf::new(threads + 1),
+            waiting: Arc::default(),
         }
     }
 
@@ -73,9 +76,19 @@ impl Budget {
         &self.parts
     }
 
-    /// Encoders that were used before.
-    pub(crate) fn encoders(&self) -> &Shelf {
-        &self.encoders
+    /// Encoders and workspaces that were used before.
+    pub(crate) fn shelf(&self) -> &Shelf {
+        &self.shelf
+    }
+
+    /// Whether the local files read last were waited for.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Says so of the files that were read last.
+    pub(crate) fn waited(&self, waited: bool) {
+        self.waiting.store(waited, Ordering::Relaxed);
     }
 
     /// [`Self::thread`] on a blocking thread.

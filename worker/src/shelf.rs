@@ -1,16 +1,16 @@
-//! Encoders between two uses. What a zstd context has allocated is about a megabyte, and memory that was used before costs
-//! no page faults.
+//! Encoders and the tables for learning dictionaries between two uses. What a zstd context has allocated is about a
+//! megabyte, the tables are two and a half, and memory that was used before costs no page faults.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use des_shared::segment::PackOptions;
-use des_shared::shard::Encoder;
+use des_shared::shard::{Encoder, Workspace};
 
 /// An encoder that has become larger is not kept: it had a large file or works at a high level, and making another costs
 /// little beside that.
 const LARGE_BYTES: usize = 8 << 20;
 
-/// Encoders of one kind of job, the one that gave some back last. Cheap to clone.
+/// Encoders of one kind of job, the one that gave some back last, and workspaces. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Shelf {
     idle: Arc<Mutex<Idle>>,
@@ -21,17 +21,18 @@ pub(crate) struct Shelf {
 struct Idle {
     options: Option<Arc<PackOptions>>,
     encoders: Vec<Encoder>,
+    workspaces: Vec<Workspace>,
 }
 
 impl Shelf {
-    /// Keeps at most `keep` encoders.
+    /// Keeps at most `keep` of each.
     pub(crate) fn new(keep: usize) -> Self {
         Self { idle: Arc::default(), keep }
     }
 
     /// One for these options, with whatever dictionary it had before.
     pub(crate) fn take(&self, options: &Arc<PackOptions>) -> Option<Encoder> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle();
         idle.is_for(options).then(|| idle.encoders.pop()).flatten()
     }
 
@@ -41,13 +42,31 @@ impl Shelf {
         if encoder.heap_bytes() > LARGE_BYTES || encoder.set_dictionary(None).is_err() {
             return;
         }
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle();
         if !idle.is_for(options) {
-            *idle = Idle { options: Some(Arc::clone(options)), encoders: Vec::new() };
+            (idle.options, idle.encoders) = (Some(Arc::clone(options)), Vec::new());
         }
         if idle.encoders.len() < self.keep {
             idle.encoders.push(encoder);
         }
+    }
+
+    /// Tables for learning a dictionary.
+    pub(crate) fn take_workspace(&self) -> Workspace {
+        let used = self.idle().workspaces.pop();
+        used.unwrap_or_default()
+    }
+
+    /// Keeps them for the next shard.
+    pub(crate) fn put_workspace(&self, workspace: Workspace) {
+        let mut idle = self.idle();
+        if idle.workspaces.len() < self.keep {
+            idle.workspaces.push(workspace);
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::{MAX_ELEMENT_BYTES, Place, Position, PositionUnit};
+use super::{MAX_ELEMENT_BYTES, Place, Position, PositionUnit, plain};
 
 const BUFFER_BYTES: usize = 64 * 1024;
 const BOM: [u8; 3] = [0xef, 0xbb, 0xbf];
@@ -161,51 +161,31 @@ impl<R: Read> Elements<R> {
 
     /// Copies one object up to the bracket that closes it.
     fn take_object(&mut self, start: Place) -> Result<(), ElementsError> {
-        let (mut depth, mut in_string, mut escaped) = (0_u32, false, false);
+        let mut nesting = Nesting::default();
         loop {
-            let Some(byte) = self.input.peek()? else {
-                let what = if in_string { "a string" } else { "an object" };
+            if self.input.peek()?.is_none() {
+                let what = if nesting.in_string { "a string" } else { "an object" };
                 let problem = format!("the manifest ends inside {what}; the element starts at {start}");
                 return Err(self.syntax(problem));
-            };
-            if self.current.len() == MAX_ELEMENT_BYTES {
+            }
+            let room = MAX_ELEMENT_BYTES - self.current.len();
+            if room == 0 {
                 return Err(too_long(start));
             }
-            if in_string && !escaped {
-                // Most of a manifest is this, and none of it decides anything.
-                let chunk = self.input.chunk();
-                let plain = chunk.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
-                let plain = plain.unwrap_or(chunk.len()).min(MAX_ELEMENT_BYTES - self.current.len());
-                if plain > 0 {
-                    self.current.extend_from_slice(&chunk[..plain]);
-                    self.input.bump_within_line(plain);
-                    continue;
+            let chunk = self.input.chunk();
+            let chunk = &chunk[..chunk.len().min(room)];
+            let mut breaks = Breaks::default();
+            let (taken, end) = nesting.follow(chunk, &mut breaks);
+            self.current.extend_from_slice(&chunk[..taken]);
+            self.input.bump_all(taken, &breaks);
+            match end {
+                End::Open => {}
+                End::Closed => return Ok(()),
+                // The usual cause is a missing quote, and this is where to look for it.
+                End::Control(byte) => {
+                    let problem = format!("found {} inside a string; is a closing quote missing?", show(byte));
+                    return Err(self.syntax(problem));
                 }
-            }
-            if in_string {
-                match byte {
-                    // The usual cause is a missing quote, and this is where to look for it.
-                    0..=0x1f => {
-                        let problem = format!("found {} inside a string; is a closing quote missing?", show(byte));
-                        return Err(self.syntax(problem));
-                    }
-                    _ if escaped => escaped = false,
-                    b'\\' => escaped = true,
-                    b'"' => in_string = false,
-                    _ => {}
-                }
-            } else {
-                match byte {
-                    b'"' => in_string = true,
-                    b'{' | b'[' => depth += 1,
-                    b'}' | b']' => depth -= 1,
-                    _ => {}
-                }
-            }
-            self.current.push(byte);
-            self.input.bump();
-            if depth == 0 {
-                return Ok(());
             }
         }
     }
@@ -229,6 +209,66 @@ impl<R: Read> Elements<R> {
 
     fn syntax(&self, problem: String) -> ElementsError {
         ElementsError::Syntax { place: self.input.place(), problem }
+    }
+}
+
+/// Where in an object its bytes are.
+#[derive(Default)]
+struct Nesting {
+    depth: u32,
+    in_string: bool,
+    escaped: bool,
+}
+
+/// Why [`Nesting::follow`] stopped.
+enum End {
+    /// The bytes are over.
+    Open,
+    /// The object's last bracket was taken.
+    Closed,
+    /// This one comes next, and it must not stand in a string.
+    Control(u8),
+}
+
+/// Line breaks in some bytes.
+#[derive(Default)]
+struct Breaks {
+    count: u64,
+    /// Behind the last one.
+    behind: usize,
+}
+
+impl Nesting {
+    /// Follows an object through its next bytes; says how many of them belong to it.
+    fn follow(&mut self, bytes: &[u8], breaks: &mut Breaks) -> (usize, End) {
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            if self.in_string {
+                match byte {
+                    0..=0x1f => return (at, End::Control(byte)),
+                    _ if self.escaped => self.escaped = false,
+                    b'\\' => self.escaped = true,
+                    b'"' => self.in_string = false,
+                    _ => {
+                        at += plain::len(&bytes[at..]);
+                        continue;
+                    }
+                }
+            } else {
+                match byte {
+                    b'"' => self.in_string = true,
+                    b'{' | b'[' => self.depth += 1,
+                    b'}' | b']' => self.depth -= 1,
+                    b'\n' => (breaks.count, breaks.behind) = (breaks.count + 1, at + 1),
+                    _ => {}
+                }
+            }
+            at += 1;
+            if self.depth == 0 {
+                return (at, End::Closed);
+            }
+        }
+        (at, End::Open)
     }
 }
 
@@ -298,6 +338,15 @@ impl<R: Read> Bytes<R> {
             self.line += 1;
             self.line_start = self.offset;
         }
+    }
+
+    /// Takes `count` buffered bytes with these line breaks.
+    fn bump_all(&mut self, count: usize, breaks: &Breaks) {
+        if breaks.count > 0 {
+            self.line += breaks.count;
+            self.line_start = self.offset + breaks.behind as u64;
+        }
+        self.bump_within_line(count);
     }
 
     /// Takes `count` buffered bytes that hold no line break.

@@ -7,6 +7,7 @@
 mod decompress;
 mod element;
 mod elements;
+mod plain;
 mod quick;
 mod source;
 

@@ -1,7 +1,7 @@
 //! The quick way through one element: an object whose values are numbers and strings without escapes, as programs
 //! write manifests. Anything else, right or wrong, is left to the JSON parser, which alone says what is wrong.
 
-use super::ManifestEntry;
+use super::{ManifestEntry, plain};
 use crate::created_at::CreatedAt;
 use crate::ids::Uid;
 
@@ -73,11 +73,12 @@ impl<'a> Scan<'a> {
         let first = self.next()?;
         let rest = &self.text.as_bytes()[self.at..];
         if first == b'"' {
-            let len = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f))?;
+            let len = plain::len(rest);
             let start = self.at;
-            self.at += len + 1;
             // Both ends are ASCII, so the cuts lie between characters.
-            return (rest[len] == b'"').then(|| Value::Text(&self.text[start..start + len]));
+            let text = (*rest.get(len)? == b'"').then(|| Value::Text(&self.text[start..start + len]));
+            self.at += len + 1;
+            return text;
         }
         let start = self.at.checked_sub(1)?;
         let more = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();

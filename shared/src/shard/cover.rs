@@ -25,11 +25,36 @@ struct Mark {
     slot: u32,
 }
 
+/// What is known of the strings of one hash.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    /// Samples they stand in, less the first.
+    worth: u32,
+    /// The last sample they were seen in, from 1.
+    seen_in: u32,
+}
+
+/// The tables of [`choose`], 2.5 MiB, to be used again: fresh ones cost two page faults for every 4 KiB, as they are read
+/// before they are written, and the second makes all processors forget what they knew of the page.
+#[derive(Debug)]
+pub struct Workspace {
+    slots: Vec<Slot>,
+    /// How often a string stands in the piece that is looked at. All zeros between two pieces.
+    window: Vec<u16>,
+}
+
+impl Default for Workspace {
+    fn default() -> Self {
+        Self { slots: vec![Slot::default(); 1 << SLOT_BITS], window: vec![0; 1 << SLOT_BITS] }
+    }
+}
+
 /// Pieces of the samples of at most `capacity` bytes together, the most valuable last, where zstd reaches them with the
-/// smallest offsets. Samples of less than 4 GiB.
-pub(super) fn choose(samples: &[&[u8]], capacity: usize) -> Vec<u8> {
+/// smallest offsets. Samples of less than 4 GiB. What was in the workspace before makes no difference.
+pub(super) fn choose(workspace: &mut Workspace, samples: &[&[u8]], capacity: usize) -> Vec<u8> {
     let text = samples.concat();
-    let (marks, mut worth) = look(samples);
+    let Workspace { slots, window } = workspace;
+    let marks = look(slots, samples);
     // Few enough that each has pieces to offer, and each ten pieces long at least.
     let stretches = (capacity / PIECE / ROUNDS).clamp(1, (text.len() / (10 * PIECE)).max(1));
     let length = text.len() / stretches;
@@ -38,15 +63,14 @@ pub(super) fn choose(samples: &[&[u8]], capacity: usize) -> Vec<u8> {
         let to = marks.partition_point(|mark| (mark.at as usize) < (number + 1) * length);
         &marks[from..if number + 1 == stretches { marks.len() } else { to }]
     };
-    let mut window = vec![0u16; 1 << SLOT_BITS];
     let (mut pieces, mut left, mut empty) = (Vec::new(), capacity, 0);
     for number in (0..stretches).cycle() {
-        match best_piece(stretch(number), &worth, &mut window) {
+        match best_piece(stretch(number), slots, window) {
             Some(piece) => {
                 let (first, last) = (piece[0], piece[piece.len() - 1]);
                 // What is in the dictionary once is worth nothing a second time.
                 for mark in piece {
-                    worth[mark.slot as usize] = 0;
+                    slots[mark.slot as usize].worth = 0;
                 }
                 let (from, to) = (first.at as usize, last.at as usize + STRING);
                 pieces.push(&text[from..to.min(from + left)]);
@@ -63,9 +87,10 @@ pub(super) fn choose(samples: &[&[u8]], capacity: usize) -> Vec<u8> {
     pieces.concat()
 }
 
-/// The strings that stand in more than one sample, and by slot, in how many others they do.
-fn look(samples: &[&[u8]]) -> (Vec<Mark>, Vec<u32>) {
-    let (mut marks, mut worth, mut seen_in) = (Vec::new(), vec![0u32; 1 << SLOT_BITS], vec![0u32; 1 << SLOT_BITS]);
+/// The strings that stand in more than one sample; the slots say in how many others they do.
+fn look(slots: &mut [Slot], samples: &[&[u8]]) -> Vec<Mark> {
+    slots.fill(Slot::default());
+    let mut marks = Vec::new();
     let mut start = 0u32;
     for (number, sample) in (1u32..).zip(samples) {
         for (at, string) in (start..).zip(sample.windows(STRING)) {
@@ -76,28 +101,28 @@ fn look(samples: &[&[u8]]) -> (Vec<Mark>, Vec<u32>) {
             }
             let slot = (hash >> (64 - SLOT_BITS)) as u32;
             marks.push(Mark { at, slot });
-            let seen = &mut seen_in[slot as usize];
-            worth[slot as usize] += u32::from(*seen != 0 && *seen != number);
-            *seen = number;
+            let known = &mut slots[slot as usize];
+            known.worth += u32::from(known.seen_in != 0 && known.seen_in != number);
+            known.seen_in = number;
         }
         start += sample.len() as u32;
     }
-    marks.retain(|mark| worth[mark.slot as usize] > 0);
-    (marks, worth)
+    marks.retain(|mark| slots[mark.slot as usize].worth > 0);
+    marks
 }
 
 /// The piece of a stretch whose strings are worth most; `None` when none is worth anything. `window` is all zeros
 /// before and after.
-fn best_piece<'a>(stretch: &'a [Mark], worth: &[u32], window: &mut [u16]) -> Option<&'a [Mark]> {
+fn best_piece<'a>(stretch: &'a [Mark], slots: &[Slot], window: &mut [u16]) -> Option<&'a [Mark]> {
     let (mut from, mut sum, mut best, mut place) = (0, 0u64, 0u64, 0..0);
     for (to, mark) in stretch.iter().enumerate() {
         let slot = mark.slot as usize;
-        sum += if window[slot] == 0 { u64::from(worth[slot]) } else { 0 };
+        sum += if window[slot] == 0 { u64::from(slots[slot].worth) } else { 0 };
         window[slot] += 1;
         while mark.at - stretch[from].at > (PIECE - STRING) as u32 {
             let slot = stretch[from].slot as usize;
             window[slot] -= 1;
-            sum -= if window[slot] == 0 { u64::from(worth[slot]) } else { 0 };
+            sum -= if window[slot] == 0 { u64::from(slots[slot].worth) } else { 0 };
             from += 1;
         }
         if sum > best {
@@ -108,14 +133,26 @@ fn best_piece<'a>(stretch: &'a [Mark], worth: &[u32], window: &mut [u16]) -> Opt
         window[mark.slot as usize] = 0;
     }
     let piece = &stretch[place];
-    let counts = |mark: &Mark| worth[mark.slot as usize] > 0;
+    let counts = |mark: &Mark| slots[mark.slot as usize].worth > 0;
     let (first, last) = (piece.iter().position(counts)?, piece.iter().rposition(counts)?);
     Some(&piece[first..=last])
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Workspace, choose as choose_in};
+
+    /// In a workspace that was used before.
+    fn choose(samples: &[&[u8]], capacity: usize) -> Vec<u8> {
+        let mut workspace = Workspace::default();
+        let fresh = choose_in(&mut workspace, samples, capacity);
+        let again = choose_in(&mut workspace, samples, capacity);
+        assert!(fresh == again, "the same in a workspace that was used");
+        let other = noise(9, 5_000);
+        choose_in(&mut workspace, &[&other, &other[100..], &other[..3_000]], 4_096);
+        assert!(choose_in(&mut workspace, samples, capacity) == fresh, "and in one that was used for something else");
+        fresh
+    }
 
     fn noise(seed: u64, len: usize) -> Vec<u8> {
         let mut state = seed;

@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 use zstd::zstd_safe::{self, CCtx, CDict, CParameter, DDict};
 
 use super::codec::{MAX_DICTIONARY_FILE, should_compress};
-use super::cover;
+use super::cover::{self, Workspace};
 use super::error::{Part, ShardError};
 use super::finalize::{MAX_FRONT, MIN_CONTENT, front};
 use super::footer::{Footer, MAX_DICTIONARY_BYTES};
@@ -88,6 +88,11 @@ impl SampleChoice {
     /// Learns a dictionary from the chosen files' bytes; `None` when it would not pay: what it saves on files it has
     /// not seen, projected on the shard, must exceed its own size.
     pub fn train(&self, samples: &[&[u8]], level: i32) -> Option<Vec<u8>> {
+        self.train_in(&mut Workspace::default(), samples, level)
+    }
+
+    /// [`Self::train`] with tables that were used before.
+    pub fn train_in(&self, workspace: &mut Workspace, samples: &[&[u8]], level: i32) -> Option<Vec<u8>> {
         let (mut training, mut held_out) = (Vec::new(), Vec::new());
         for (at, sample) in samples.iter().enumerate() {
             if at % HELD_OUT == HELD_OUT - 1 {
@@ -97,7 +102,7 @@ impl SampleChoice {
             }
         }
         let capacity = (self.eligible_bytes / BYTES_PER_DICTIONARY_BYTE).min(MAX_DICTIONARY_BYTES as u64) as usize;
-        let content = cover::choose(&training, capacity.checked_sub(MAX_FRONT)?);
+        let content = cover::choose(workspace, &training, capacity.checked_sub(MAX_FRONT)?);
         let front = front(&content, for_statistics(&training), level)?;
         let mut judge = Judge::new(held_out, level)?;
         // The best content lies at the end, so a smaller dictionary is a shorter end of it.

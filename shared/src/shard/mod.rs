@@ -34,6 +34,7 @@ mod writer;
 
 pub use block::Block;
 pub use codec::{should_compress, zstd_window_len};
+pub use cover::Workspace;
 pub use decode::{Decoder, check_stored, decode_payload};
 pub use dictionary::{Dictionary, PackDictionary, SampleChoice, choose_samples};
 pub use directory::{BlockRef, Directory};

@@ -446,12 +446,15 @@ async fn train(job: &PackJob, order: &Order, sources: &dyn SourceOpener) -> Resu
             Err(SourceError::Worker(message)) => return Err(PackError::Sources(message)),
         }
     }
-    let thread = job.limits.budget.thread().await;
+    let (budget, thread) = (job.limits.budget.clone(), job.limits.budget.thread().await);
     let level = segment.options.level;
     let learn = move || {
         let _thread = thread;
         let samples: Vec<&[u8]> = samples.iter().map(|bytes| &bytes[..]).collect();
-        choice.train(&samples, level)
+        let mut workspace = budget.shelf().take_workspace();
+        let dictionary = choice.train_in(&mut workspace, &samples, level);
+        budget.shelf().put_workspace(workspace);
+        dictionary
     };
     Ok(offload(learn).await)
 }
