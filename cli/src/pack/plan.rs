@@ -22,8 +22,6 @@ const REPORT_EVERY: u64 = 512;
 const BUNDLE: usize = 256;
 const BUNDLE_BYTES: usize = 256 * 1024;
 const BUNDLES_AHEAD: usize = 4;
-/// The run's fingerprint is taken from pieces of this size.
-const FINGERPRINT_BYTES: usize = 4096;
 
 /// The plan of a run.
 pub(super) struct Plan {
@@ -116,15 +114,11 @@ fn read_ahead(mut entries: Entries, take: &mut impl FnMut(Item) -> Result<(), Cl
 }
 
 /// The identity of a run.
-struct Fingerprint {
-    sum: Sha256,
-    /// What comes next, put together: the sum takes one long piece in less time than many short ones.
-    next: Vec<u8>,
-}
+struct Fingerprint(Sha256);
 
 impl Fingerprint {
     fn new(request: &Request) -> Self {
-        let mut this = Self { sum: Sha256::new(), next: Vec::new() };
+        let mut this = Self(Sha256::new());
         let Request { options, n_bits, max_shard_size, date_rule, names, .. } = request;
         let epoch = std::env::var("SOURCE_DATE_EPOCH").unwrap_or_default();
         this.field(format!("{options:?} {n_bits:?} {max_shard_size} {date_rule:?} {names:?} {epoch:?}").as_bytes());
@@ -136,21 +130,16 @@ impl Fingerprint {
         self.field(entry.created_at.as_str().as_bytes());
         self.field(&entry.size_bytes.to_le_bytes());
         self.field(entry.source_path.as_bytes());
-        if self.next.len() >= FINGERPRINT_BYTES {
-            self.sum.update(&self.next);
-            self.next.clear();
-        }
     }
 
     fn field(&mut self, bytes: &[u8]) {
-        self.next.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-        self.next.extend_from_slice(bytes);
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
     }
 
-    fn finish(mut self) -> String {
+    fn finish(self) -> String {
         use std::fmt::Write;
-        self.sum.update(&self.next);
-        self.sum.finalize().iter().take(16).fold(String::new(), |mut text, byte| {
+        self.0.finalize().iter().take(16).fold(String::new(), |mut text, byte| {
             write!(text, "{byte:02x}").expect("writing to a string");
             text
         })

@@ -280,7 +280,7 @@ mod tests {
             permit.lend(async { hung.await.unwrap() }).await;
         });
         let began = Instant::now();
-        let other = places.acquire().await.unwrap();
+        let other = tokio::time::timeout(Duration::from_secs(10), places.acquire()).await.unwrap().unwrap();
         assert!(began.elapsed() >= IN_MEMORY);
         files.send(()).unwrap();
         reading.await.unwrap();
