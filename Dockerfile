@@ -4,9 +4,7 @@ WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --locked --profile dist -p des -p des-coordinator -p des-worker -p des-retriever \
- && install -D -t /out target/dist/des target/dist/des-pack \
-      target/dist/des-coordinator target/dist/des-worker target/dist/des-retriever
+    scripts/build-dist /out
 
 FROM debian:bookworm-slim
 RUN apt-get update \
@@ -14,7 +12,7 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin des \
  && install -d -o des -g des /data /sources
-COPY --from=build /out/ /usr/local/bin/
+COPY --from=build /out/bin/ /usr/local/bin/
 USER 10001:10001
 WORKDIR /data
 CMD ["des", "--help"]

@@ -13,4 +13,4 @@ check: ## format, lints, dependency rules, deployment files
 cluster: ## a real cluster on this machine: Redis, SeaweedFS, three workers, one of them killed
 	scripts/setup
 	cargo build --locked --workspace --bins
-	cargo run --locked -p des-tests --bin cluster -- $(ARGS)
+	$${CARGO_TARGET_DIR:-target}/debug/cluster $(ARGS)

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use des_shared::features;
 use des_shared::job::{JobRequest, JobView};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
@@ -127,6 +128,9 @@ impl Client {
 
     /// Sends a request and turns everything but a success into an error.
     async fn send(&self, request: RequestBuilder) -> Result<Response, CliError> {
+        if self.base.scheme() == "https" && !cfg!(feature = "tls") {
+            return Err(CliError::usage(format!("{}: {}", self.base, features::missing("tls", "TLS"))));
+        }
         let response = request.send().await.map_err(|e| self.unreachable(&e))?;
         if response.status().is_success() { Ok(response) } else { Err(self.refused(response).await) }
     }

@@ -30,7 +30,9 @@ use error::{CliError, Exit};
 use output::Screen;
 
 /// Runs `des` with these arguments, program name first, and returns its exit code.
-pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+///
+/// Not generic: a generic function is compiled in the program that calls it, and everything it awaits with it.
+pub fn run(args: Vec<OsString>) -> ExitCode {
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
         Err(error) => return usage(&error),
@@ -42,7 +44,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Runs `des-pack` with these arguments, program name first, and returns its exit code.
-pub fn run_des_pack(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn run_des_pack(args: Vec<OsString>) -> ExitCode {
     let args = match pack::DropInArgs::try_parse_from(args) {
         Ok(args) => args,
         Err(error) => return usage(&error),

@@ -50,6 +50,7 @@ use des_shared::service::{self, Shutdown};
 use des_shared::state::StateStore;
 use des_shared::store::SharedStore;
 use des_shared::store::zones::Zones;
+use futures::future::BoxFuture;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -155,7 +156,12 @@ impl Coordinator {
     /// When the address cannot be bound, the defaults' `n_bits` is not that of the zones, or the state store refuses
     /// to be written in a way that waiting does not mend: a wrong bucket, wrong credentials. One that is only away is
     /// asked again.
-    pub async fn start(config: Config, deps: Deps, shutdown: Shutdown) -> io::Result<Running> {
+    pub fn start(config: Config, deps: Deps, shutdown: Shutdown) -> BoxFuture<'static, io::Result<Running>> {
+        // Boxed: an async function is compiled where it is awaited, and all of this would be in every program anew.
+        Box::pin(Self::bind_and_serve(config, deps, shutdown))
+    }
+
+    async fn bind_and_serve(config: Config, deps: Deps, shutdown: Shutdown) -> io::Result<Running> {
         if config.defaults.n_bits != deps.zones.n_bits() {
             let (ours, zones) = (config.defaults.n_bits.get(), deps.zones.n_bits().get());
             let text = format!("n_bits is {ours}, but the zones are laid out for {zones}");

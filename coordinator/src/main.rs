@@ -8,13 +8,12 @@ use des_coordinator::{Config, Coordinator, Deps, Places, ShardInspector, all_set
 use des_shared::clock::{Dice, SystemClock};
 use des_shared::config::{self, LoadError, Values};
 use des_shared::metrics::Metrics;
-use des_shared::queue::SharedQueue;
-use des_shared::queue::redis::RedisQueue;
+use des_shared::queue;
 use des_shared::retry::RetryPolicy;
 use des_shared::service::Shutdown;
 use des_shared::store::backend::{Backend, Layers};
 use des_shared::store::metered::StoreMetrics;
-use des_shared::store::s3::S3Config;
+use des_shared::store::s3_config::S3Config;
 use des_shared::telemetry;
 
 /// Exit code for wrong usage or configuration.
@@ -57,8 +56,7 @@ async fn run(config: Config, places: Places) -> Result<(), Box<dyn std::error::E
     let metrics = Metrics::new();
     let store_metrics = StoreMetrics::register(metrics.registry())?;
     let layers = Layers { metrics: Some(store_metrics), retry: RetryPolicy::QUICK, dice: Arc::clone(&dice) };
-    let queue: SharedQueue =
-        Arc::new(RedisQueue::new(&places.queue.redis, places.queue.queue.clone(), Arc::clone(&dice))?);
+    let queue = queue::in_redis(&places.queue.redis, places.queue.queue.clone(), Arc::clone(&dice))?;
     let mut buckets = BTreeMap::new();
     for (bucket, _) in &config.roots.buckets {
         let backend = Backend::S3(S3Config { bucket: bucket.clone(), ..places.zones.s3_defaults() });

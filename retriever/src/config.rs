@@ -1,6 +1,5 @@
 //! Settings of the retriever, checked once.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
@@ -8,7 +7,7 @@ use des_shared::config::{Auth, Listen, Setting, Values, ZoneSettings, settings};
 use des_shared::retry::RetryPolicy;
 use des_shared::store::guarded::GuardOptions;
 
-use crate::cache::disk::{self, DiskConfig};
+use crate::cache::disk::DiskConfig;
 use crate::keys::KeySettings;
 
 use crate::s3face::S3FaceConfig;
@@ -134,8 +133,7 @@ impl Config {
         let listen = Listen::read(values, &settings::LISTEN_RETRIEVER);
         let cache_bytes = values.number(&settings::CACHE_BYTES, 0..=1 << 50);
         let payload_cache_bytes = values.number(&settings::PAYLOAD_CACHE_BYTES, 0..=1 << 50);
-        let disk_bytes = disk_bytes(values);
-        let disk_dir = values.text(&settings::DISK_CACHE_DIR).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+        let disk = DiskConfig::read(values);
         let ttl = values.number(&settings::LISTING_TTL_SECONDS, 0..=86_400);
         let bigfiles_prefix = values.read(&settings::BIGFILES_PREFIX, |text| {
             let text = text.trim_matches('/');
@@ -151,7 +149,6 @@ impl Config {
         let batch_max_files = values.number(&settings::BATCH_MAX_FILES, 1..=100_000);
         let keys = KeySettings::read(values);
         let endurance = Endurance::read(values);
-        let (index_bytes, payload_bytes) = disk_bytes?;
         Some(Self {
             endurance: endurance?,
             deleters,
@@ -160,7 +157,7 @@ impl Config {
             backend: zones?.backend,
             cache_bytes: cache_bytes?,
             payload_cache_bytes: payload_cache_bytes?,
-            disk: disk_dir.map(|dir| DiskConfig { dir, index_bytes, payload_bytes }),
+            disk,
             listing_ttl: Duration::from_secs(ttl?),
             bigfiles_prefix: bigfiles_prefix?,
             cache_control,
@@ -178,17 +175,6 @@ impl Config {
         let usual = if closed { "private, no-cache" } else { "no-cache" };
         self.cache_control.clone().unwrap_or(HeaderValue::from_static(usual))
     }
-}
-
-/// How much of the disk: for directories and index blocks, for payloads.
-fn disk_bytes(values: &mut Values) -> Option<(u64, u64)> {
-    let index = values.number(&settings::DISK_CACHE_BYTES, disk::MIN_BYTES..=1 << 50);
-    let payloads = values.number(&settings::DISK_PAYLOAD_BYTES, 0..=1 << 50);
-    if payloads.is_some_and(|bytes| (1..disk::MIN_BYTES).contains(&bytes)) {
-        let name = settings::DISK_PAYLOAD_BYTES.name;
-        values.problem(format!("{name}: expected 0 for none, or at least {}", disk::MIN_BYTES));
-    }
-    index.zip(payloads)
 }
 
 #[cfg(test)]

@@ -3,10 +3,14 @@
 //! The way of a request: [`api`] reads it, [`serve`] goes through the dates where the file can be, [`replicas`] through
 //! the stores of its zone, [`locate`] finds the entry with the help of [`cache`], [`fetch`] brings the checked bytes
 //! ([`parts`] those of parts of big files), [`represent`], [`negotiate`] and [`conditions`] say what HTTP has to know.
-//! [`batch`] answers many files at once, [`keys`] says who may, [`graphql`] is another way to ask, and [`s3face`] serves
-//! the same files as objects of a bucket, on an address of its own.
+//! [`batch`] answers many files at once, [`keys`] says who may, `graphql` is another way to ask, and [`s3face`] serves
+//! the same files as objects of a bucket, on an address of its own. The cache on disk, `graphql` and the S3 interface are
+//! cargo features.
 //!
 //! It needs the shards alone: neither Redis nor the state store. Any number of retrievers run side by side.
+
+// What only an optional part uses is in every build all the same.
+#![cfg_attr(not(feature = "full"), allow(dead_code))]
 
 mod api;
 mod batch;
@@ -17,6 +21,7 @@ mod deadline;
 mod delete;
 mod error;
 mod fetch;
+#[cfg(feature = "graphql")]
 mod graphql;
 mod keys;
 mod locate;
@@ -26,6 +31,7 @@ mod parts;
 mod places;
 mod replicas;
 mod represent;
+#[cfg_attr(not(feature = "s3-gateway"), path = "s3face_left_out.rs")]
 mod s3face;
 mod serve;
 mod told;
@@ -40,7 +46,7 @@ use des_shared::clock::{Clock, Dice};
 use des_shared::metrics::Metrics;
 use des_shared::service::{self, Drain, Lanes, Readiness, Shutdown};
 use des_shared::store::zones::Zones;
-use futures::future::OptionFuture;
+use futures::future::{BoxFuture, OptionFuture};
 use tokio::task::JoinHandle;
 
 use crate::batch::Batches;
@@ -60,7 +66,9 @@ pub use cache::disk::DiskConfig;
 pub use config::{Config, Endurance, all_settings, blocking_threads};
 pub use error::Error;
 pub use keys::{Key, KeySettings, KeysFile, KeysFileError, Limit, NewKey, Scope, Scopes, SignError, UrlKeys};
-pub use s3face::{S3FaceConfig, S3Keys};
+pub use s3face::S3FaceConfig;
+#[cfg(feature = "s3-gateway")]
+pub use s3face::S3Keys;
 
 /// What a retriever works with; opened by whoever starts it.
 #[derive(Clone)]
@@ -98,7 +106,12 @@ impl Retriever {
     ///
     /// # Errors
     /// When the address cannot be bound or the disk cache cannot be opened.
-    pub async fn start(config: Config, deps: Deps, shutdown: Shutdown) -> io::Result<Running> {
+    pub fn start(config: Config, deps: Deps, shutdown: Shutdown) -> BoxFuture<'static, io::Result<Running>> {
+        // Boxed: an async function is compiled where it is awaited, and all of this would be in every program anew.
+        Box::pin(Self::bind_and_serve(config, deps, shutdown))
+    }
+
+    async fn bind_and_serve(config: Config, deps: Deps, shutdown: Shutdown) -> io::Result<Running> {
         let metrics = RetrieverMetrics::register(&deps.metrics, config.backend);
         let disk = match &config.disk {
             Some(disk) => Some(DiskCache::open(disk, metrics.clone()).await.map_err(io::Error::other)?),
@@ -196,8 +209,10 @@ fn router(
         cache_control: config.cache_control(),
         clock: deps.clock.clone(),
     };
-    api::routes(api.into())
-        .merge(graphql::routes(files))
+    let routes = api::routes(api.into());
+    #[cfg(feature = "graphql")]
+    let routes = routes.merge(graphql::routes(files));
+    routes
         .merge(service::health_routes(readiness, deps.metrics))
         .finish("DES retriever", "Finds a file in its shard and serves it.")
         .fallback(api::not_found)

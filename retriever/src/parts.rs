@@ -6,8 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use des_shared::archive::{ArchiveError, BigFileBlocks, Source};
 use futures::stream::BoxStream;
-use moka::future::Cache;
 use tokio::sync::Semaphore;
+
+use crate::cache::memory::{CacheOptions, MemoryCache};
 
 /// Memory for checksums of blocks, in bytes: those of 1 TiB of big files.
 const KNOWN_BYTES: u64 = 16 << 20;
@@ -19,7 +20,7 @@ pub(crate) type BigFileId = ([u8; 32], u64);
 
 /// Reads parts of big files.
 pub(crate) struct Parts {
-    known: Cache<BigFileId, Arc<BigFileBlocks>>,
+    known: MemoryCache<BigFileId, Arc<BigFileBlocks>>,
     learners: Semaphore,
 }
 
@@ -28,7 +29,7 @@ impl Parts {
         let weigh = |(_, size): &BigFileId, _: &Arc<BigFileBlocks>| {
             u32::try_from(BigFileBlocks::heap_bytes(*size)).unwrap_or(u32::MAX)
         };
-        let known = Cache::builder().weigher(weigh).max_capacity(KNOWN_BYTES).build();
+        let known = MemoryCache::weighed(CacheOptions { capacity: KNOWN_BYTES, ..CacheOptions::default() }, weigh);
         Self { known, learners: Semaphore::new(LEARNERS) }
     }
 
@@ -41,7 +42,7 @@ impl Parts {
         range: Range<u64>,
     ) -> Result<BoxStream<'static, Result<Bytes, ArchiveError>>, ArchiveError> {
         let (sha256, size) = file;
-        let blocks = self.known.get_with(file, async { Arc::new(BigFileBlocks::new(sha256, size)) }).await;
+        let blocks = self.known.get_or_make(file, || Arc::new(BigFileBlocks::new(sha256, size))).await;
         blocks.learn(source, prefix, &self.learners).await?;
         blocks.read(source, prefix, range).await
     }

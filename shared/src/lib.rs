@@ -16,6 +16,7 @@ pub mod compact;
 pub mod config;
 pub mod control;
 pub mod created_at;
+pub mod features;
 pub mod ids;
 pub mod job;
 pub mod layout;

@@ -1,6 +1,7 @@
 //! Logs: text for people or one JSON object a line, to standard error. Spans carry the job and the task.
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogFormat, Values, settings};
@@ -10,7 +11,7 @@ use crate::config::{LogFormat, Values, settings};
 pub struct LogSettings {
     /// Look of a line.
     pub format: LogFormat,
-    /// Filter in the syntax of `tracing_subscriber::EnvFilter`.
+    /// Levels by module, in the syntax of `tracing_subscriber::filter::Targets`: `info` or `des_worker=debug,info`.
     pub filter: String,
 }
 
@@ -18,7 +19,7 @@ impl LogSettings {
     /// Reads `DES_LOG_FORMAT` and `DES_LOG`.
     pub fn read(values: &mut Values) -> Option<Self> {
         let format = LogFormat::read(values);
-        let filter = values.read(&settings::LOG, |text| match text.parse::<EnvFilter>() {
+        let filter = values.read(&settings::LOG, |text| match text.parse::<Targets>() {
             Ok(_) => Ok(text.to_owned()),
             Err(e) => Err(format!("{text:?} is not a log filter: {e}")),
         });
@@ -32,13 +33,39 @@ const QUIET: &str = "s3s=off";
 
 /// Begins to log. Called once by each `main`; a second call in the same process changes nothing.
 pub fn init(settings: &LogSettings) {
-    let filter = format!("{QUIET},{}", settings.filter).parse::<EnvFilter>().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = format!("{QUIET},{}", settings.filter).parse::<Targets>();
+    let filter = filter.unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
+    let builder = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(std::io::stderr);
     let outcome = match settings.format {
-        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).finish().try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).finish().try_init(),
+        LogFormat::Text => {
+            let lines = builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).finish();
+            lines.with(filter).try_init()
+        }
+        LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).finish().with(filter).try_init(),
     };
     if let Err(e) = outcome {
         tracing::debug!("logging was set up before: {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(filter: &str) -> Result<LogSettings, String> {
+        let mut values = Values::from_pairs(settings::PROCESS, &[("DES_LOG", filter)]);
+        let log = LogSettings::read(&mut values);
+        values.finish(log).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn filters_are_levels_by_module() {
+        for filter in ["info", "warn,des_shared=info", "des_worker=debug,info", "off"] {
+            assert_eq!(read(filter).expect(filter).filter, filter);
+        }
+        for filter in ["des_worker=loud", "[span{field=1}]=info"] {
+            let text = read(filter).expect_err(filter);
+            assert!(text.contains("DES_LOG") && text.contains("log filter"), "{text}");
+        }
     }
 }

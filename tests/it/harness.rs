@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use des_tests::proxy::{Proxy, Traffic};
-use des_tests::servers::{Redis, RedisOptions, Supervised};
+use des_tests::servers::{Redis, RedisOptions, SeaweedFs, Supervised};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use redis::AsyncCommands;
@@ -143,4 +143,19 @@ async fn the_proxy_cuts_delays_and_swallows() {
     proxy.set(Traffic::Refuse);
     proxy.cut();
     assert!(connect(&url).await.is_err(), "connections are refused");
+}
+
+#[tokio::test]
+async fn the_s3_server_leaves_nothing_behind() {
+    let server = SeaweedFs::start().await.expect("a server");
+    let (sockets, folder, ports) = (server.sockets(), server.folder().to_owned(), server.ports());
+    assert!(sockets.iter().any(|path| path.exists()), "the names of its sockets have changed: {sockets:?}");
+    drop(server);
+    assert!(!folder.exists());
+    let endings = ports.map(|port| [format!("-{port}.sock"), format!("-{}.sock", u32::from(port) + 10_000)]);
+    for entry in std::fs::read_dir("/tmp").expect("readable") {
+        let name = entry.expect("readable").file_name().to_string_lossy().into_owned();
+        let its = name.starts_with("seaweedfs-") && endings.iter().flatten().any(|ending| name.ends_with(ending));
+        assert!(!its, "/tmp/{name} is left");
+    }
 }

@@ -36,6 +36,7 @@ use des_shared::state::StateStore;
 use des_shared::store::SharedStore;
 use des_shared::store::zones::Zones;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio_util::task::AbortOnDropHandle;
 
 use config::WorkerOptions;
@@ -93,7 +94,12 @@ impl RunningWorker {
 ///
 /// # Errors
 /// When the address for health and metrics cannot be bound.
-pub async fn start(options: WorkerOptions, deps: Deps, shutdown: Shutdown) -> io::Result<RunningWorker> {
+pub fn start(options: WorkerOptions, deps: Deps, shutdown: Shutdown) -> BoxFuture<'static, io::Result<RunningWorker>> {
+    // Boxed: an async function is compiled where it is awaited, and the whole worker would be in every program anew.
+    Box::pin(start_worker(options, deps, shutdown))
+}
+
+async fn start_worker(options: WorkerOptions, deps: Deps, shutdown: Shutdown) -> io::Result<RunningWorker> {
     let listener = match &options.listen {
         Some(listen) => Some((bind(listen.address).await?, listen.clone())),
         None => None,

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use des_shared::clock::{Dice, SystemClock};
 use des_shared::config::{self, LoadError, Values};
 use des_shared::metrics::Metrics;
-use des_shared::queue::SharedQueue;
-use des_shared::queue::redis::RedisQueue;
+use des_shared::queue;
 use des_shared::retry::RetryPolicy;
 use des_shared::service::Shutdown;
 use des_shared::store::backend::{Backend, Layers};
 use des_shared::store::metered::StoreMetrics;
-use des_shared::store::s3::S3Config;
+use des_shared::store::s3_config::S3Config;
 use des_shared::telemetry;
 use des_worker::config::{WorkerConfig, WorkerOptions};
 use des_worker::metrics::WorkerMetrics;
@@ -59,8 +58,7 @@ async fn run(config: WorkerConfig) -> Result<(), Box<dyn std::error::Error>> {
     let registry = Metrics::new();
     let store_metrics = StoreMetrics::register(registry.registry())?;
     let layers = Layers { metrics: Some(store_metrics), retry: RetryPolicy::PATIENT, dice: Arc::clone(&dice) };
-    let queue: SharedQueue =
-        Arc::new(RedisQueue::new(&config.queue.redis, config.queue.queue.clone(), Arc::clone(&dice))?);
+    let queue = queue::in_redis(&config.queue.redis, config.queue.queue.clone(), Arc::clone(&dice))?;
     let mut buckets = BTreeMap::new();
     for (bucket, _) in &config.roots.buckets {
         let backend = Backend::S3(S3Config { bucket: bucket.clone(), ..config.zones.s3_defaults() });

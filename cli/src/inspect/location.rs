@@ -6,7 +6,7 @@ use std::sync::Arc;
 use des_shared::clock::Dice;
 use des_shared::layout::SHARD_SUFFIX;
 use des_shared::store::backend::{Backend, Layers};
-use des_shared::store::s3::S3Config;
+use des_shared::store::s3_config::S3Config;
 use des_shared::store::{ObjectMeta, SharedStore, list_all};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};

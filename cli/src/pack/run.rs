@@ -13,7 +13,7 @@ use des_shared::segment::PackOptions;
 use des_shared::store::SharedStore;
 use des_shared::store::backend::{Backend, Layers};
 use des_shared::store::local::LocalStore;
-use des_shared::store::s3::S3Config;
+use des_shared::store::s3_config::S3Config;
 use des_worker::pack::PackLimits;
 use des_worker::source::{SourceOpener, Sources};
 use futures::{StreamExt, stream};

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use des_shared::clock::Clock;
+use des_shared::features;
 use des_shared::service::{Problem, Routes};
 
 use crate::batch::Batches;
@@ -77,6 +78,10 @@ fn log(error: &Error, uri: &Uri) {
 pub(crate) async fn not_found(method: Method, uri: Uri) -> Response {
     if method == Method::OPTIONS && uri.path() == "*" {
         return (StatusCode::NO_CONTENT, [(header::ALLOW, "GET, HEAD, DELETE, OPTIONS")]).into_response();
+    }
+    if !cfg!(feature = "graphql") && uri.path() == "/graphql" {
+        let detail = features::missing("graphql", "GraphQL");
+        return Problem::new(StatusCode::NOT_IMPLEMENTED, "not-built-in", detail).into_response();
     }
     let detail = "files are at /files/{uid}?created_at=<RFC 3339>, the interface is described at /openapi.json";
     Problem::new(StatusCode::NOT_FOUND, "no-such-resource", detail).into_response()

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use moka::future::Cache;
-
 use super::ObjectId;
+use super::memory::{CacheOptions, MemoryCache};
 
 /// How long misses are counted together.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -17,17 +16,18 @@ const MAX_SHARDS: u64 = 10_000;
 
 /// Counts missed blocks.
 pub(super) struct Heat {
-    missed: Cache<Arc<ObjectId>, Arc<AtomicU32>>,
+    missed: MemoryCache<Arc<ObjectId>, Arc<AtomicU32>>,
 }
 
 impl Heat {
     pub(super) fn new() -> Self {
-        Self { missed: Cache::builder().max_capacity(MAX_SHARDS).time_to_live(WINDOW).build() }
+        let options = CacheOptions { capacity: MAX_SHARDS, time_to_live: Some(WINDOW), ..CacheOptions::default() };
+        Self { missed: MemoryCache::new(options) }
     }
 
     /// Counts a block that has to be read; whether it is one too many.
     pub(super) async fn is_hot(&self, id: &Arc<ObjectId>) -> bool {
-        let missed = self.missed.get_with_by_ref(id, async { Arc::default() }).await;
+        let missed = self.missed.get_or_make(id.clone(), Arc::default).await;
         missed.fetch_add(1, Ordering::Relaxed) + 1 >= HOT
     }
 }

@@ -13,10 +13,8 @@ use des_shared::layout::parse_shard_name;
 use des_shared::routing::{ShardDate, Slot};
 use des_shared::store::{ListPage, ObjectMeta};
 use des_shared::tombstone::{self, TOMBSTONES_PREFIX, UidHash};
-use moka::future::Cache;
-use moka::ops::compute::Op;
-use moka::policy::EvictionPolicy;
 
+use super::memory::{CacheOptions, MemoryCache};
 use super::{ENTRY_OVERHEAD, ObjectId};
 use crate::error::Error;
 use crate::metrics::{CacheKind, RetrieverMetrics};
@@ -200,7 +198,7 @@ struct Changes {
 
 /// Listings of one kind, bounded by bytes.
 pub(super) struct Listings<T> {
-    pages: Cache<Key, Arc<Page<T>>>,
+    pages: MemoryCache<Key, Arc<Page<T>>>,
     turns: AtomicU64,
     changes: RwLock<Changes>,
     clock: Arc<dyn Clock>,
@@ -215,7 +213,8 @@ fn weight<T: Listable>(_: &Key, page: &Arc<Page<T>>) -> u32 {
 impl<T: Listable> Listings<T> {
     pub(super) fn new(bytes: u64, clock: Arc<dyn Clock>, metrics: RetrieverMetrics) -> Self {
         // A new listing is always worth more than the one that was asked for longest ago.
-        let pages = Cache::builder().max_capacity(bytes).weigher(weight).eviction_policy(EvictionPolicy::lru()).build();
+        let options = CacheOptions { capacity: bytes, least_recently_used: true, ..CacheOptions::default() };
+        let pages = MemoryCache::weighed(options, weight);
         Self { pages, turns: AtomicU64::new(0), changes: RwLock::default(), clock, metrics }
     }
 
@@ -288,7 +287,7 @@ impl<T: Listable> Listings<T> {
                 self.forget(key, &known).await;
             }
             let load = self.load(replica, slot, key.1);
-            let page = self.pages.try_get_with(key, load).await.map_err(|e| Error::clone(&e))?;
+            let page = self.pages.try_get_with(key, load).await?;
             // One that was under way already may be too old: then it is the next one's turn, which begins now.
             if wanted.takes(&page) {
                 self.metrics.cache_weighs(T::KIND, self.pages.weighted_size());
@@ -299,11 +298,7 @@ impl<T: Listable> Listings<T> {
 
     /// Drops a listing, unless it was replaced already.
     async fn forget(&self, key: Key, old: &Arc<Page<T>>) {
-        let decide = |entry: Option<moka::Entry<Key, Arc<Page<T>>>>| {
-            let same = entry.is_some_and(|e| Arc::ptr_eq(e.value(), old));
-            std::future::ready(if same { Op::Remove } else { Op::Nop })
-        };
-        self.pages.entry(key).and_compute_with(decide).await;
+        self.pages.remove_if(key, |page| Arc::ptr_eq(page, old)).await;
     }
 
     async fn load(&self, replica: &Replica, slot: Slot, scope: Scope) -> Result<Arc<Page<T>>, Error> {

@@ -8,6 +8,7 @@
 pub(crate) mod disk;
 mod heat;
 mod listings;
+pub(crate) mod memory;
 mod payloads;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,16 +19,18 @@ use des_shared::clock::Clock;
 use des_shared::routing::Slot;
 use des_shared::shard::Block;
 use des_shared::store::ObjectMeta;
-use moka::future::Cache;
 use tokio::sync::Semaphore;
 
 use self::heat::Heat;
 use self::listings::Listings;
+use self::memory::{CacheOptions, MemoryCache};
 use crate::error::Error;
 use crate::metrics::{CacheKind, RetrieverMetrics};
 use crate::places::Replica;
 
-pub(crate) use listings::{Age, Listable, Listed, Page, Tombstone};
+#[cfg(feature = "s3-gateway")]
+pub(crate) use listings::Listable;
+pub(crate) use listings::{Age, Listed, Page, Tombstone};
 pub(crate) use payloads::{PayloadKey, Payloads};
 
 /// Shards of which all blocks are read at the same time, each in one read of up to [`MAX_HOT_READ_BYTES`].
@@ -95,7 +98,7 @@ enum Value {
 pub(crate) struct IndexCache {
     shards: Listings<Listed>,
     tombstones: Listings<Tombstone>,
-    entries: Cache<Key, Value>,
+    entries: MemoryCache<Key, Value>,
     heat: Heat,
     bytes: u64,
     hot_reads: Semaphore,
@@ -118,7 +121,8 @@ impl IndexCache {
     /// A cache of `bytes`: an eighth for listings of shards, an eighth for what is deleted, the rest for indexes.
     pub(crate) fn new(bytes: u64, clock: Arc<dyn Clock>, metrics: RetrieverMetrics) -> Self {
         let listings = bytes / 8;
-        let entries = Cache::builder().max_capacity(bytes - 2 * listings).weigher(weight).build();
+        let options = CacheOptions { capacity: bytes - 2 * listings, ..CacheOptions::default() };
+        let entries = MemoryCache::weighed(options, weight);
         Self {
             shards: Listings::new(listings, clock.clone(), metrics.clone()),
             tombstones: Listings::new(listings, clock, metrics.clone()),
@@ -185,7 +189,7 @@ impl IndexCache {
                 return Ok(Value::Block(Arc::new(block)));
             }
             if self.heat.is_hot(id).await && self.may_read_all(shard) {
-                self.read_all(id, shard).await.map_err(wrap)?;
+                self.read_all(replica, id, shard).await?;
                 if let Some(block) = self.entries.get(&block_key(id, number)).await {
                     return Ok(block);
                 }
@@ -205,7 +209,7 @@ impl IndexCache {
     }
 
     /// Reads all blocks of a shard that are not here, in one read.
-    async fn read_all(&self, id: &Arc<ObjectId>, shard: &RemoteShard) -> Result<(), ArchiveError> {
+    async fn read_all(&self, replica: &Replica, id: &Arc<ObjectId>, shard: &RemoteShard) -> Result<(), Error> {
         let key = Key::Blocks(id.clone());
         let load = async {
             let _permit = self.hot_reads.acquire().await.expect("never closed");
@@ -214,7 +218,8 @@ impl IndexCache {
             let (Some(first), Some(last)) = (numbers.clone().find(missing), numbers.rev().find(missing)) else {
                 return Ok(Value::Blocks);
             };
-            for (number, block) in shard.read_blocks(first..last + 1).await? {
+            let blocks = shard.read_blocks(first..last + 1).await;
+            for (number, block) in blocks.map_err(|e| Error::at_zone(&replica.zone, e))? {
                 match block {
                     Ok(block) => self.entries.insert(block_key(id, number), Value::Block(Arc::new(block))).await,
                     // Told to whoever asks for it.
@@ -225,14 +230,14 @@ impl IndexCache {
         };
         let read = self.entries.try_get_with(key.clone(), load).await;
         self.entries.invalidate(&key).await;
-        read.map(drop).map_err(|e| ArchiveError::clone(&e))
+        read.map(drop)
     }
 
     /// The value of `key`, read with `load` when it is not there.
     async fn get<Load, Fut>(&self, kind: CacheKind, replica: &Replica, key: Key, load: Load) -> Result<Value, Error>
     where
-        Load: FnOnce() -> Fut,
-        Fut: Future<Output = Result<Value, Error>>,
+        Load: FnOnce() -> Fut + Send,
+        Fut: Future<Output = Result<Value, Error>> + Send,
     {
         if let Some(value) = self.entries.get(&key).await {
             self.metrics.cache_asked(kind, true);
@@ -244,7 +249,7 @@ impl IndexCache {
             let _permit = replica.turns.reads.acquire().await.expect("never closed");
             load().await
         }));
-        let value = loading.await.map_err(|e| Error::clone(&e))?;
+        let value = loading.await?;
         self.metrics.cache_weighs(CacheKind::Directory, self.entries.weighted_size());
         Ok(value)
     }

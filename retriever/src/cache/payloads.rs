@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use des_shared::shard::Inline;
-use moka::future::Cache;
 
+use super::memory::{CacheOptions, MemoryCache};
 use super::{ENTRY_OVERHEAD, ObjectId};
 use crate::error::Error;
 use crate::fetch::Form;
@@ -31,7 +31,7 @@ pub(crate) struct PayloadKey {
 
 /// The cache of files.
 pub(crate) struct Payloads {
-    files: Cache<PayloadKey, Bytes>,
+    files: MemoryCache<PayloadKey, Bytes>,
     largest: u64,
     metrics: RetrieverMetrics,
 }
@@ -40,7 +40,7 @@ impl Payloads {
     /// A cache of `bytes`; 0 for none.
     pub(crate) fn new(bytes: u64, metrics: RetrieverMetrics) -> Self {
         let weight = |_: &PayloadKey, bytes: &Bytes| u32::try_from(ENTRY_OVERHEAD + bytes.len()).unwrap_or(u32::MAX);
-        let files = Cache::builder().max_capacity(bytes).weigher(weight).build();
+        let files = MemoryCache::weighed(CacheOptions { capacity: bytes, ..CacheOptions::default() }, weight);
         Self { files, largest: MAX_FILE_BYTES.min(bytes / MIN_FILES), metrics }
     }
 
@@ -57,8 +57,8 @@ impl Payloads {
     /// The bytes of a file, read with `load` when they are not there; by one for all who want them at the same time.
     pub(crate) async fn get<Load, Fut>(&self, key: PayloadKey, load: Load) -> Result<Bytes, Error>
     where
-        Load: FnOnce() -> Fut,
-        Fut: Future<Output = Result<Bytes, Error>>,
+        Load: FnOnce() -> Fut + Send,
+        Fut: Future<Output = Result<Bytes, Error>> + Send,
     {
         if let Some(bytes) = self.files.get(&key).await {
             self.metrics.cache_asked(CacheKind::Payload, true);
@@ -69,7 +69,7 @@ impl Payloads {
             // A copy of its own: what was read may be a piece of a larger buffer, which would live as long.
             load().await.map(|bytes| Bytes::copy_from_slice(&bytes))
         }));
-        let bytes = loading.await.map_err(|e| Error::clone(&e))?;
+        let bytes = loading.await?;
         self.metrics.cache_weighs(CacheKind::Payload, self.files.weighted_size());
         Ok(bytes)
     }

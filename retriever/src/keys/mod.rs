@@ -23,8 +23,10 @@ pub use file::{KeysFile, KeysFileError};
 pub(crate) use gate::{Caller, Gate};
 pub use key::{Key, NewKey, Scope, Scopes};
 pub use limit::Limit;
+#[cfg(feature = "s3-gateway")]
 pub(crate) use ring::read_again;
 pub use sign::{SignError, UrlKeys};
+#[cfg(feature = "graphql")]
 pub(crate) use text::rfc3339;
 
 /// Keys beyond those of the environment.

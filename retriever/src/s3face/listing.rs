@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use des_shared::clock::Clock;
 use des_shared::routing::ShardDate;
 use futures::future::try_join_all;
-use moka::future::Cache;
 use tokio::sync::Semaphore;
 
 use super::dates::{Dates, Step};
@@ -16,6 +15,7 @@ use super::query::Query;
 use super::scan::Pass;
 use super::view::Views;
 use super::window::{ITEM_OVERHEAD, Item, Window};
+use crate::cache::memory::{CacheOptions, MemoryCache};
 use crate::error::Error;
 use crate::serve::Files;
 
@@ -54,7 +54,7 @@ pub(super) struct Listings {
     files: Arc<Files>,
     views: Arc<Views>,
     /// By what the next page will be asked for with.
-    ahead: Cache<Query, Rest>,
+    ahead: MemoryCache<Query, Rest>,
     passes: Semaphore,
 }
 
@@ -62,7 +62,7 @@ impl Listings {
     pub(super) fn new(files: Arc<Files>, clock: Arc<dyn Clock>) -> Self {
         let views = Views::new(files.places.zones().n_bits(), clock, files.locator.listing_ttl);
         let weigher = |_: &Query, (found, _): &Rest| u32::try_from(found.bytes).unwrap_or(u32::MAX);
-        let ahead = Cache::builder().max_capacity(KEPT_BYTES).weigher(weigher).build();
+        let ahead = MemoryCache::weighed(CacheOptions { capacity: KEPT_BYTES, ..CacheOptions::default() }, weigher);
         Self { files, views: Arc::new(views), ahead, passes: Semaphore::new(PASSES_AT_ONCE) }
     }
 

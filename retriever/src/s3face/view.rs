@@ -9,8 +9,8 @@ use des_shared::layout::parse_shard_name;
 use des_shared::routing::{NBits, ShardDate, Slot};
 use des_shared::store::ObjectMeta;
 use des_shared::tombstone::{self, TOMBSTONES_PREFIX, UidHash};
-use moka::future::Cache;
 
+use crate::cache::memory::{CacheOptions, MemoryCache};
 use crate::cache::{Listable, Listed};
 use crate::error::Error;
 use crate::places::Replica;
@@ -56,7 +56,7 @@ impl DateView {
 
 /// Views by store and date.
 pub(super) struct Views {
-    kept: Cache<(u32, ShardDate), Arc<DateView>>,
+    kept: MemoryCache<(u32, ShardDate), Arc<DateView>>,
     clock: Arc<dyn Clock>,
     ttl: Duration,
     n_bits: NBits,
@@ -64,7 +64,8 @@ pub(super) struct Views {
 
 impl Views {
     pub(super) fn new(n_bits: NBits, clock: Arc<dyn Clock>, ttl: Duration) -> Self {
-        let kept = Cache::builder().max_capacity(KEPT_BYTES).weigher(|_, view: &Arc<DateView>| view.weight()).build();
+        let options = CacheOptions { capacity: KEPT_BYTES, ..CacheOptions::default() };
+        let kept = MemoryCache::weighed(options, |_, view: &Arc<DateView>| view.weight());
         Self { kept, clock, ttl, n_bits }
     }
 
@@ -83,7 +84,7 @@ impl Views {
         if self.kept.get(&key).await.is_some_and(|view| !self.is_fresh(view.asked_ms)) {
             self.kept.invalidate(&key).await;
         }
-        self.kept.try_get_with(key, self.list(replica, date)).await.map_err(|e| Error::clone(&e))
+        self.kept.try_get_with(key, self.list(replica, date)).await
     }
 
     /// Drops what is known, because it led to an object that is gone.

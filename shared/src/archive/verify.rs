@@ -3,6 +3,7 @@
 //! Memory: one index (or index block), one batch of entries and one window of payloads.
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 
 use super::bigfile::open_big_file;
@@ -78,14 +79,23 @@ pub struct Report {
 ///
 /// # Errors
 /// When the shard cannot be opened at all, or the store fails: what was not read is not verified.
-pub async fn verify(
+pub fn verify<'a>(
     source: impl Into<Source>,
+    key: &'a str,
+    depth: Depth,
+    bigfiles_prefix: Option<&'a str>,
+    on_event: &'a mut (dyn FnMut(VerifyEvent) + Send),
+) -> BoxFuture<'a, Result<Report, ArchiveError>> {
+    Box::pin(verify_shard(source.into(), key, depth, bigfiles_prefix, on_event))
+}
+
+async fn verify_shard(
+    source: Source,
     key: &str,
     depth: Depth,
     bigfiles_prefix: Option<&str>,
     on_event: &mut (dyn FnMut(VerifyEvent) + Send),
 ) -> Result<Report, ArchiveError> {
-    let source = source.into();
     let shard = RemoteShard::open(source.clone(), key).await?;
     let report = Report {
         object: shard.object().clone(),

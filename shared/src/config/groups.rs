@@ -10,7 +10,7 @@ use subtle::{Choice, ConstantTimeEq};
 use super::{Values, settings};
 use crate::job::{JobDefaults, MAX_INLINE_BYTES, MAX_SHARD_SIZE};
 use crate::queue::QueueConfig;
-use crate::queue::redis::{RedisOptions, RedisTls};
+use crate::queue::redis_options::{RedisOptions, RedisTls};
 use crate::routing::NBits;
 use crate::segment::PackOptions;
 

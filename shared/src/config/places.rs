@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use super::{Values, settings};
+use crate::features;
 use crate::state::StateStore;
 use crate::store::StoreError;
 use crate::store::backend::{Backend, Layers};
 use crate::store::local::LocalStore;
-use crate::store::s3::S3Config;
+use crate::store::s3_config::S3Config;
 use crate::store::zones::ZonesConfig;
 
 /// Zones and the width of the shard index, checked, not opened.
@@ -43,7 +44,12 @@ impl ZoneSettings {
                     prefix: values.text(&settings::S3_PREFIX).unwrap_or_default(),
                     ..S3Config::default()
                 };
-                ("s3", single(values, Backend::S3(config))?)
+                let backend = Backend::S3(config);
+                if let Err(missing) = backend.check_built_in() {
+                    values.problem(format!("DES_BACKEND (--backend): {missing}"));
+                    return None;
+                }
+                ("s3", single(values, backend)?)
             }
             "multi_s3" => ("multi_s3", zones_file(values)?),
             other => {
@@ -161,6 +167,9 @@ impl SourceRoots {
                 let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
                 if bucket.is_empty() {
                     return Err(format!("{item:?} names no bucket"));
+                }
+                if !cfg!(feature = "s3") {
+                    return Err(format!("{item:?}: {}", features::missing("s3", "S3 buckets")));
                 }
                 // A root is a folder: s3://b/in must not allow s3://b/internal.
                 let slash = if prefix.is_empty() || prefix.ends_with('/') { "" } else { "/" };

@@ -1,6 +1,6 @@
 //! The queue: which tasks wait, who holds which, and what became of them.
 //!
-//! One trait, two engines: [`memory`] (the model; runs one-machine mode) and [`redis`] (Lua scripts). Both pass
+//! One trait, two engines: [`memory`] (the model; runs one-machine mode) and `redis` (Lua scripts; feature `redis`). Both pass
 //! [`contract`], and the same random operations give the same answers on both. The queue delivers (perhaps twice), the
 //! lease permits (perhaps two holders), and the receipt in the state store decides: everything here can be lost and
 //! rebuilt from the state store.
@@ -21,7 +21,9 @@
 
 pub mod contract;
 pub mod memory;
+#[cfg(feature = "redis")]
 pub mod redis;
+pub mod redis_options;
 mod types;
 mod values;
 
@@ -31,12 +33,31 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::clock::Dice;
 use crate::ids::{FencingToken, JobId, TaskId};
 
 pub use types::*;
 
 /// A queue shared between tasks.
 pub type SharedQueue = Arc<dyn Queue>;
+
+/// The queue in the Redis at `options.url`. Connects when first used; [`Queue::ping`] says whether that works.
+///
+/// # Errors
+/// [`QueueError::Invalid`] when the options cannot be used, or this build has no Redis client.
+pub fn in_redis(
+    options: &redis_options::RedisOptions,
+    config: QueueConfig,
+    dice: Arc<Dice>,
+) -> Result<SharedQueue, QueueError> {
+    #[cfg(feature = "redis")]
+    return Ok(Arc::new(redis::RedisQueue::new(options, config, dice)?));
+    #[cfg(not(feature = "redis"))]
+    {
+        let _ = (options, config, dice);
+        Err(redis_options::no_client())
+    }
+}
 
 /// Longest encoded checkpoint, in bytes: the queue's memory grows with tasks, never with files.
 pub const MAX_CHECKPOINT_BYTES: usize = 2048;

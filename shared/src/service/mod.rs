@@ -19,6 +19,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -98,8 +99,14 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown, drain: Duration) -> io::Result<()> {
-    serve_on(&Lanes::none(), listener, router, (shutdown, drain)).await
+pub fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: Shutdown,
+    drain: Duration,
+) -> BoxFuture<'static, io::Result<()>> {
+    // Boxed: otherwise the server would be compiled in every crate that awaits this.
+    Box::pin(async move { serve_on(&Lanes::none(), listener, router, (shutdown, drain)).await })
 }
 
 async fn serve_on(
@@ -136,7 +143,17 @@ pub struct Drain {
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve_with_notice(
+pub fn serve_with_notice(
+    lanes: &Lanes,
+    listener: TcpListener,
+    router: Router,
+    shutdown: Shutdown,
+    drain: Drain,
+) -> BoxFuture<'_, io::Result<()>> {
+    Box::pin(serve_announced(lanes, listener, router, shutdown, drain))
+}
+
+async fn serve_announced(
     lanes: &Lanes,
     listener: TcpListener,
     router: Router,

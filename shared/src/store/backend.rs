@@ -3,13 +3,16 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+
 use super::call::{Call, Operation};
 use super::local::LocalStore;
 use super::metered::{MeteredStore, StoreMetrics};
 use super::retrying::RetryingStore;
-use super::s3::{S3Config, S3Store};
+use super::s3_config::S3Config;
 use super::{SharedStore, StoreError};
 use crate::clock::Dice;
+use crate::features;
 use crate::retry::RetryPolicy;
 
 /// Where a store is.
@@ -73,7 +76,20 @@ impl Backend {
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let config = S3Config { bucket: bucket.to_owned(), prefix: prefix.to_owned(), ..defaults.clone() };
         config.check().map_err(invalid)?;
-        Ok(Self::S3(config))
+        let backend = Self::S3(config);
+        backend.check_built_in().map_err(invalid)?;
+        Ok(backend)
+    }
+
+    /// Whether this build has the client for the store.
+    ///
+    /// # Errors
+    /// Names the cargo feature that is missing.
+    pub fn check_built_in(&self) -> Result<(), String> {
+        match self {
+            Self::S3(_) if !cfg!(feature = "s3") => Err(features::missing("s3", "S3 buckets")),
+            Self::S3(_) | Self::Local { .. } => Ok(()),
+        }
     }
 
     /// The store for people.
@@ -87,13 +103,23 @@ impl Backend {
     /// Opens the store with its layers. A folder must exist; a bucket is not asked.
     ///
     /// # Errors
-    /// As [`LocalStore::open`] and [`S3Store::connect`].
-    pub async fn open(&self, layers: &Layers) -> Result<SharedStore, StoreError> {
-        let store: SharedStore = match self {
-            Self::Local { base_dir } => Arc::new(LocalStore::open(base_dir)?),
-            Self::S3(config) => Arc::new(S3Store::connect(config).await?),
-        };
-        Ok(layers.around(store))
+    /// As [`LocalStore::open`] and `S3Store::connect`; [`Invalid`](super::StoreErrorKind::Invalid) when this build has no
+    /// client for the store.
+    pub fn open<'a>(&'a self, layers: &'a Layers) -> BoxFuture<'a, Result<SharedStore, StoreError>> {
+        // Boxed: an async function is compiled where it is awaited, and the S3 client would be in every crate anew.
+        Box::pin(async move {
+            let store: SharedStore = match self {
+                Self::Local { base_dir } => Arc::new(LocalStore::open(base_dir)?),
+                #[cfg(feature = "s3")]
+                Self::S3(config) => Arc::new(super::s3::S3Store::connect(config).await?),
+                #[cfg(not(feature = "s3"))]
+                Self::S3(config) => {
+                    let why = features::missing("s3", "S3 buckets");
+                    return Err(Call::new(&config.url().into(), Operation::Open, "").invalid(why));
+                }
+            };
+            Ok(layers.around(store))
+        })
     }
 }
 

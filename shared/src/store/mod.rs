@@ -1,7 +1,7 @@
 //! Object stores behind one small trait. No vendor type crosses it.
 //!
-//! Implementations: [`local`] (a folder), [`s3`] (any S3-compatible server) and [`faults`] (a wrapper that fails on
-//! purpose, for tests). All of them pass the contract suite in [`contract`]. [`zones`] maps shard indexes to stores,
+//! Implementations: [`local`] (a folder), `s3` (any S3-compatible server; feature `s3`) and [`faults`] (a wrapper that
+//! fails on purpose, for tests). All of them pass the contract suite in [`contract`]. [`zones`] maps shard indexes to stores,
 //! [`retrying`] is the one layer that tries again, [`guarded`] protects a store and whoever waits for it, [`metered`]
 //! counts, [`backend`] says where a store is.
 
@@ -15,7 +15,9 @@ pub mod memory;
 pub mod metered;
 mod probe;
 pub mod retrying;
+#[cfg(feature = "s3")]
 pub mod s3;
+pub mod s3_config;
 pub mod zones;
 
 use std::collections::BTreeMap;

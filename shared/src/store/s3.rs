@@ -30,13 +30,13 @@ use super::{
 };
 use crate::clock::{Clock, SystemClock};
 
-mod config;
+mod clients;
 mod errors;
 mod multipart;
 mod read;
 mod small;
 
-pub use config::{DEFAULT_REGION, S3Config, S3Credentials, S3Timeouts};
+pub use super::s3_config::{DEFAULT_REGION, S3Config, S3Credentials, S3Timeouts};
 
 /// A bucket, or the part of it under a prefix.
 pub struct S3Store {

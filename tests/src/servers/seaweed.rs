@@ -105,6 +105,21 @@ impl SeaweedFs {
         self.ports[3]
     }
 
+    /// Its folder, which goes with it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The sockets it makes in /tmp, which go with it.
+    pub fn sockets(&self) -> Vec<PathBuf> {
+        sockets(self.ports).split(' ').map(PathBuf::from).collect()
+    }
+
+    /// All its ports.
+    pub fn ports(&self) -> [u16; 4] {
+        self.ports
+    }
+
     /// Access key id and secret of a user who may not make buckets, for processes that get them by environment.
     pub fn credentials() -> (&'static str, &'static str) {
         (ACCESS_KEY, SECRET_KEY)
@@ -295,27 +310,4 @@ fn find_weed() -> Result<PathBuf, ServerError> {
 
 fn not_started(why: String, log: String) -> ServerError {
     ServerError::NotStarted { program: "weed", why, log }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn it_leaves_nothing_behind() {
-        let server = SeaweedFs::start().await.expect("a server");
-        let (sockets, folder, ports) = (sockets(server.ports), server.folder.path().to_owned(), server.ports);
-        assert!(
-            sockets.split(' ').any(|path| Path::new(path).exists()),
-            "the names of its sockets have changed: {sockets}"
-        );
-        drop(server);
-        assert!(!folder.exists());
-        let endings = ports.map(|port| [format!("-{port}.sock"), format!("-{}.sock", u32::from(port) + 10_000)]);
-        for entry in std::fs::read_dir("/tmp").expect("readable") {
-            let name = entry.expect("readable").file_name().to_string_lossy().into_owned();
-            let its = name.starts_with("seaweedfs-") && endings.iter().flatten().any(|ending| name.ends_with(ending));
-            assert!(!its, "/tmp/{name} is left");
-        }
-    }
 }

@@ -14,9 +14,10 @@ use redis::{Client, Cmd, ErrorKind, ProtocolVersion, RedisError, Script, ServerE
 use tokio::time::Instant;
 
 use super::finder::{Finder, Live, OLDEST_SERVER, OpenError};
-use super::place::{Place, RedisOptions, redact};
+use super::place::Place;
 use crate::clock::Dice;
 use crate::queue::QueueError;
+use crate::queue::redis_options::{RedisOptions, redact};
 use crate::retry::{RetryPolicy, Schedule};
 
 /// Waits between attempts to connect, for all connections together: what is down is not asked by everybody at once.

@@ -20,10 +20,11 @@ use std::time::Duration;
 use redis::{Script, Value};
 
 use self::connection::Connections;
-pub use self::place::{RedisOptions, RedisTls};
+use self::place::Place;
 use self::scripts::{Scripts, TimeSource};
 use self::wake::Wake;
 use self::wire::Reply;
+pub use super::redis_options::{RedisOptions, RedisTls};
 use super::values::{MAX_WORKER_NAME_BYTES, cut, millis};
 use super::{JobShare, QueueConfig, QueueError, WorkerInfo};
 use crate::clock::Dice;
@@ -134,6 +135,11 @@ impl RedisQueue {
         let ms: i64 = wire::single(always(reply)?, "time")?;
         Ok(u64::try_from(ms).ok().map(Duration::from_millis))
     }
+}
+
+/// Whether `options` make sense; connects to nothing.
+pub(super) fn check(options: &RedisOptions) -> Result<(), QueueError> {
+    Place::of(options).map(drop)
 }
 
 /// A job and its share, as the scripts take them.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::super::backend::Backend;
-use super::super::s3::S3Config;
+use super::super::s3_config::S3Config;
 use super::{ShardRange, ZoneConfig, ZonesConfig, ZonesError, range_problems};
 use crate::routing::NBits;
 
@@ -150,7 +150,9 @@ fn bucket(raw: RawBucket) -> Result<Backend, String> {
         ..S3Config::default()
     };
     config.check()?;
-    Ok(Backend::S3(config))
+    let backend = Backend::S3(config);
+    backend.check_built_in()?;
+    Ok(backend)
 }
 
 fn folder(raw: RawFolder) -> Result<Backend, String> {

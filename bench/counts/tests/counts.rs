@@ -2,7 +2,7 @@
 //! valgrind is installed, instructions and allocations of the hot functions. Never a time.
 //!
 //! The folder `counts` beside this file has what is right. A test that fails prints the old and the new count; when the new one is
-//! meant, `DES_ACCEPT_COUNTS=1 cargo test -p des-bench --test counts` writes it down.
+//! meant, `DES_ACCEPT_COUNTS=1 cargo test -p des-counts` writes it down.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -55,11 +55,7 @@ fn judge(what: &str, percent: u64, new: &BTreeMap<String, u64>) {
             println!("{what}, {name}: was {}, is {}; worth writing down", shown(old), shown(new));
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{}\nIf that is meant: DES_ACCEPT_COUNTS=1 cargo test -p des-bench --test counts",
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{}\nIf that is meant: DES_ACCEPT_COUNTS=1 cargo test -p des-counts", wrong.join("\n"));
 }
 
 /// Files of one kind in a folder.

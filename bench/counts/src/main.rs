@@ -1,4 +1,4 @@
-//! A fixed piece of work, done as often as asked: what `bench/tests/counts.rs` counts instructions and allocations of. The
+//! A fixed piece of work, done as often as asked: what `bench/counts/tests/counts.rs` counts instructions and allocations of. The
 //! difference between once and twice is the work alone.
 //!
 //! `counted WORK TIMES`, for example `valgrind --tool=callgrind target/debug/counted decode 2`

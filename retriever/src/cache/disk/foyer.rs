@@ -5,7 +5,7 @@
 //! back; what is kept has another one around it. So damaged files of the cache are misses and nothing else. The name of
 //! what is kept has the object's key, entity tag and size in it: another object under the key has another name.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -16,10 +16,9 @@ use foyer::{
     PsyncIoEngineConfig, RecoverMode,
 };
 
+use super::{DiskConfig, DiskError};
 use crate::metrics::{CacheKind, RetrieverMetrics};
 
-/// The smallest cache in bytes.
-pub(crate) const MIN_BYTES: u64 = 16 << 20;
 /// Room is freed in pieces of this size; nothing larger is kept.
 const REGION_BYTES: usize = 4 << 20;
 /// Bytes on their way to the disk; beyond, what comes is not kept.
@@ -27,30 +26,11 @@ const BUFFER_BYTES: usize = 8 << 20;
 /// Things read by one process at a time when a cache is opened.
 const RECOVER_AT_ONCE: usize = 8;
 
-/// Where the cache is and how large.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiskConfig {
-    /// A folder that nobody else uses; made where it is missing.
-    pub dir: PathBuf,
-    /// Bytes of directories and index blocks.
-    pub index_bytes: u64,
-    /// Bytes of payloads; 0 for none.
-    pub payload_bytes: u64,
-}
-
 /// The cache on disk.
 pub(crate) struct DiskCache {
     index: HybridCache<String, Vec<u8>>,
     payloads: Option<HybridCache<String, Vec<u8>>>,
     metrics: RetrieverMetrics,
-}
-
-/// Why it could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("the disk cache in {dir} cannot be opened: {why}; give the service a folder of its own with room for it")]
-pub(crate) struct DiskError {
-    dir: PathBuf,
-    why: String,
 }
 
 impl DiskCache {
