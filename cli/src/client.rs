@@ -92,6 +92,8 @@ impl Client {
         let http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(10))
             .read_timeout(Duration::from_mins(2))
+            // Neither the key nor what is asked for goes to an address that an answer names.
+            .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|e| CliError::failed(format!("cannot set up HTTP: {e}")))?;
         Ok(Self { http, base, key: key.api_key.clone(), service })
@@ -292,6 +294,12 @@ impl Client {
             }
         }
         let name = self.service.name();
+        if status.is_redirection() {
+            return CliError::failed(format!(
+                "{url} answered {status}: it leads to another address, which is not followed"
+            ))
+            .hint(format!("give the {name}'s own address: {}", self.service.flag()));
+        }
         let Ok(problem) = serde_json::from_slice::<Problem>(&body) else {
             return CliError::failed(format!("{url} answered {status}"))
                 .hint(format!("is it really a DES {name}? {} says where to look", self.service.flag()));

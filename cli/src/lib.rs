@@ -24,6 +24,7 @@ use std::future::Future;
 use std::process::ExitCode;
 
 use clap::Parser;
+use des_shared::telemetry::Logging;
 
 use args::{Args, Command};
 use error::{CliError, Exit};
@@ -38,8 +39,9 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         Err(error) => return usage(&error),
     };
     let screen = Screen::new(args.json);
-    start_log();
+    let logging = start_log();
     let outcome = block_on(command(args.command, screen));
+    drop(logging);
     finish(outcome, screen)
 }
 
@@ -50,8 +52,9 @@ pub fn run_des_pack(args: Vec<OsString>) -> ExitCode {
         Err(error) => return usage(&error),
     };
     let screen = Screen::new(false);
-    start_log();
+    let logging = start_log();
     let outcome = block_on(pack::drop_in(args, screen));
+    drop(logging);
     finish(outcome, screen)
 }
 
@@ -112,8 +115,8 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 /// Services that run inside this process log only what needs attention, unless `DES_LOG` asks for more.
-fn start_log() {
+fn start_log() -> Logging {
     use des_shared::telemetry::{LogSettings, init};
     let filter = std::env::var("DES_LOG").unwrap_or_else(|_| "error".to_owned());
-    init(&LogSettings { filter, ..LogSettings::default() });
+    init(&LogSettings { filter, ..LogSettings::default() })
 }

@@ -1,6 +1,7 @@
 //! `des-coordinator`: the coordinator as a process.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -34,20 +35,23 @@ fn main() -> ExitCode {
         Ok(both) => both,
         Err(problems) => return fail(USAGE, &problems),
     };
-    telemetry::init(&places.log);
+    let logging = telemetry::init(&places.log);
     let config = Config { limits: config.limits.with_lease(places.queue.queue.lease), ..config };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return fail(1, &format!("no threads: {e}")),
     };
-    match runtime.block_on(run(config, places)) {
+    let outcome = runtime.block_on(run(config, places));
+    drop(logging);
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(1, &e),
     }
 }
 
 fn fail(code: u8, why: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("des-coordinator: {why}");
+    // Where nobody reads standard error, the exit code has to do.
+    drop(writeln!(std::io::stderr(), "des-coordinator: {why}"));
     ExitCode::from(code)
 }
 

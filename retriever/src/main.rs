@@ -1,5 +1,6 @@
 //! `des-retriever`: the retriever as a process.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -37,21 +38,24 @@ fn main() -> ExitCode {
         Ok(all) => all,
         Err(problems) => return fail(USAGE, &problems),
     };
-    telemetry::init(&log);
+    let logging = telemetry::init(&log);
     let runtime =
         match tokio::runtime::Builder::new_multi_thread().max_blocking_threads(blocking_threads()).enable_all().build()
         {
             Ok(runtime) => runtime,
             Err(e) => return fail(1, &format!("no threads: {e}")),
         };
-    match runtime.block_on(run(config, zones)) {
+    let outcome = runtime.block_on(run(config, zones));
+    drop(logging);
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(1, &e),
     }
 }
 
 fn fail(code: u8, why: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("des-retriever: {why}");
+    // Where nobody reads standard error, the exit code has to do.
+    drop(writeln!(std::io::stderr(), "des-retriever: {why}"));
     ExitCode::from(code)
 }
 

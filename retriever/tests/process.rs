@@ -1,9 +1,9 @@
 //! The retriever as a process: what only a process can show of its keys.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use des_retriever::{NewKey, Scope, Scopes};
@@ -13,6 +13,16 @@ use des_shared::clock::Dice;
 struct Process {
     child: Child,
     address: SocketAddr,
+    /// Its log, where nobody reads it.
+    unread: Option<Lines<BufReader<ChildStderr>>>,
+}
+
+/// What becomes of a process's log once it listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Log {
+    Read,
+    Unread,
+    Closed,
 }
 
 impl Drop for Process {
@@ -35,6 +45,10 @@ fn command(folder: &Path, env: &[(&str, &str)]) -> Command {
 
 impl Process {
     fn start(folder: &Path, env: &[(&str, &str)]) -> Self {
+        Self::start_with(folder, env, Log::Read)
+    }
+
+    fn start_with(folder: &Path, env: &[(&str, &str)], log: Log) -> Self {
         let mut child = command(folder, env).spawn().expect("des-retriever starts");
         let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
         let address = loop {
@@ -44,9 +58,15 @@ impl Process {
                 break address.parse().expect("an address");
             }
         };
-        // Nobody else reads the log, and a full pipe would stop the process.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address }
+        let unread = match log {
+            Log::Read => {
+                std::thread::spawn(move || lines.for_each(drop));
+                None
+            }
+            Log::Unread => Some(lines),
+            Log::Closed => None,
+        };
+        Self { child, address, unread }
     }
 
     /// The status of a request for a list of what is deleted.
@@ -103,4 +123,34 @@ fn a_file_of_keys_opens_other_addresses_and_a_wrong_one_is_told_with_everything_
         assert!(said.contains(part), "{part}: {said}");
     }
     assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_and_ends_nothing() {
+    for log in [Log::Closed, Log::Unread] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut process = Process::start_with(folder.path(), &[("DES_LOG", "debug")], log);
+        // A line for each; a pipe has room for some hundred.
+        for number in 0..1000 {
+            let mut stream = TcpStream::connect(process.address).expect("it listens");
+            stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
+            let path = format!("/files/{}?created_at=2025-03-10", "x".repeat(250));
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("sent");
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line).unwrap_or_else(|e| panic!("{log:?}, request {number}: {e}"));
+            assert!(line.contains(" 404 "), "{log:?}: {line}");
+        }
+        let told = Command::new("kill").arg(process.child.id().to_string()).status().expect("kill runs");
+        assert!(told.success());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let ended = loop {
+            if let Some(status) = process.child.try_wait().expect("asked") {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "{log:?}: it does not end");
+            std::thread::yield_now();
+        };
+        assert!(ended.success(), "{log:?}: {ended}");
+        drop(process.unread.take());
+    }
 }

@@ -1,6 +1,7 @@
 //! `des-worker`: the worker as a process.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -37,19 +38,22 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(problems) => return fail(USAGE, &problems),
     };
-    telemetry::init(&config.log);
+    let logging = telemetry::init(&config.log);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return fail(1, &format!("no threads: {e}")),
     };
-    match runtime.block_on(run(config)) {
+    let outcome = runtime.block_on(run(config));
+    drop(logging);
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(1, &e),
     }
 }
 
 fn fail(code: u8, why: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("des-worker: {why}");
+    // Where nobody reads standard error, the exit code has to do.
+    drop(writeln!(std::io::stderr(), "des-worker: {why}"));
     ExitCode::from(code)
 }
 

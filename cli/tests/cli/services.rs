@@ -152,6 +152,23 @@ fn answering(answer: &'static str) -> (String, JoinHandle<String>) {
 }
 
 #[test]
+fn another_address_that_an_answer_names_gets_neither_the_key_nor_the_request() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    other.set_nonblocking(true).unwrap();
+    let place = other.local_addr().unwrap();
+    for status in ["301 Moved Permanently", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nlocation: http://{place}/v1/jobs\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        );
+        let (url, server) = answering(answer.leak());
+        let ran = des(&["jobs", "--coordinator", &url, "--api-key", "correct-horse"]).code(1);
+        assert!(ran.err.contains("not followed") && ran.err.contains("--coordinator"), "{}", ran.err);
+        assert!(server.join().unwrap().contains("correct-horse"));
+        assert!(other.accept().is_err(), "{status} was followed");
+    }
+}
+
+#[test]
 fn a_refusal_is_shown_in_the_servers_words() {
     let body = r#"{"type":"/problems/unauthorized","title":"Unauthorized","status":401,"detail":"send a key in X-API-Key","errors":["one","two"]}"#;
     let answer = format!(

@@ -76,8 +76,8 @@ impl Shutdown {
                 _ = interrupt.recv() => "SIGINT",
                 () = shutdown.wait() => return,
             };
-            tracing::info!("{name}: draining");
             shutdown.begin();
+            tracing::info!("{name}: draining");
         })
     }
 }

@@ -1,9 +1,16 @@
 //! Logs: text for people or one JSON object a line, to standard error. Spans carry the job and the task.
+//!
+//! Logging never ends work and never holds it up: see [`lines`].
+
+mod lines;
+
+use std::io;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use self::lines::{Destination, Lines};
 use crate::config::{LogFormat, Values, settings};
 
 /// What to log, and how.
@@ -31,20 +38,55 @@ impl LogSettings {
 /// by the service. Who wants its lines names it in the filter.
 const QUIET: &str = "s3s=off";
 
-/// Begins to log. Called once by each `main`; a second call in the same process changes nothing.
-pub fn init(settings: &LogSettings) {
+/// Logging; when this is dropped at the end of a process, the last lines are written.
+#[must_use = "the last lines are written when it is dropped"]
+pub struct Logging(Option<Lines>);
+
+impl std::fmt::Debug for Logging {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Logging")
+    }
+}
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        if let Some(lines) = &self.0 {
+            lines.flush();
+        }
+    }
+}
+
+/// Begins to log. Called once by each `main`, which keeps the answer until its end; a second call in the same process
+/// changes nothing.
+pub fn init(settings: &LogSettings) -> Logging {
     let filter = format!("{QUIET},{}", settings.filter).parse::<Targets>();
     let filter = filter.unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
-    let builder = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(std::io::stderr);
+    let lost = match settings.format {
+        LogFormat::Text => |lines| format!(" WARN des_shared::telemetry: {lines} log lines could not be written\n"),
+        LogFormat::Json => |lines| {
+            format!("{{\"level\":\"WARN\",\"message\":\"{lines} log lines could not be written\",\"lines\":{lines}}}\n")
+        },
+    };
+    let Ok(lines) = Lines::start(Destination { out: Box::new(io::stderr()), lost }) else {
+        // A process that cannot have a thread fails for that reason at once, and says so.
+        return Logging(None);
+    };
+    // Errors of the writer are counted by the writer; printing them to standard error would panic where that is closed.
+    let builder = tracing_subscriber::fmt().log_internal_errors(false).with_max_level(LevelFilter::TRACE);
+    let builder = builder.with_writer(lines.clone());
     let outcome = match settings.format {
         LogFormat::Text => {
-            let lines = builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).finish();
+            let lines = builder.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).finish();
             lines.with(filter).try_init()
         }
         LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).finish().with(filter).try_init(),
     };
-    if let Err(e) = outcome {
-        tracing::debug!("logging was set up before: {e}");
+    match outcome {
+        Ok(()) => Logging(Some(lines)),
+        Err(e) => {
+            tracing::debug!("logging was set up before: {e}");
+            Logging(None)
+        }
     }
 }
 
