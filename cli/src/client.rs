@@ -92,7 +92,7 @@ impl Client {
         let http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(10))
             .read_timeout(Duration::from_mins(2))
-            // Neither the key nor what is asked for goes to an address that an answer names.
+            // A redirect would send the key and the request to another host.
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|e| CliError::failed(format!("cannot set up HTTP: {e}")))?;

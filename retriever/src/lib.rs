@@ -9,9 +9,6 @@
 //!
 //! It needs the shards alone: neither Redis nor the state store. Any number of retrievers run side by side.
 
-// What only an optional part uses is in every build all the same.
-#![cfg_attr(not(feature = "full"), allow(dead_code))]
-
 mod api;
 mod batch;
 mod cache;

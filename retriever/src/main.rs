@@ -54,7 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn fail(code: u8, why: &dyn std::fmt::Display) -> ExitCode {
-    // Where nobody reads standard error, the exit code has to do.
+    // Standard error may be closed; the exit code still reports the failure.
     drop(writeln!(std::io::stderr(), "des-retriever: {why}"));
     ExitCode::from(code)
 }

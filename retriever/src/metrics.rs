@@ -76,7 +76,9 @@ pub(crate) struct RetrieverMetrics {
     guards: GuardMetrics,
     batch_files: IntCounterVec,
     batch_again: IntCounter,
+    #[cfg_attr(not(feature = "s3-gateway"), expect(dead_code, reason = "only the S3 interface counts here"))]
     s3_face: IntCounterVec,
+    #[cfg_attr(not(feature = "s3-gateway"), expect(dead_code, reason = "only the S3 interface counts here"))]
     s3_keys_broken: IntGauge,
 }
 
@@ -217,11 +219,13 @@ impl RetrieverMetrics {
         self.batch_again.inc();
     }
 
+    #[cfg(feature = "s3-gateway")]
     pub(crate) fn s3_answered(&self, operation: &str, status: StatusCode) {
         self.s3_face.with_label_values(&[operation, status.as_str()]).inc();
     }
 
     /// Whether the S3 interface's file of keys can be used as it is now.
+    #[cfg(feature = "s3-gateway")]
     pub(crate) fn s3_keys_file_is(&self, usable: bool) {
         self.s3_keys_broken.set(i64::from(!usable));
     }

@@ -83,6 +83,7 @@ pub(crate) struct Answer {
     pub(crate) length: u64,
     pub(crate) body: Body,
     /// Where the file lies, for whoever asked with HEAD.
+    #[cfg_attr(not(feature = "graphql"), expect(dead_code, reason = "only GraphQL describes it"))]
     pub(crate) located: Option<Located>,
 }
 
@@ -115,6 +116,7 @@ impl Files {
     }
 
     /// Answers a request for a file of one slot, whatever its `created_at` says.
+    #[cfg_attr(not(feature = "s3-gateway"), expect(dead_code, reason = "only the S3 interface asks for it"))]
     pub(crate) async fn answer_in(&self, slot: Slot, wanted: &Wanted) -> Result<Answer, Error> {
         self.in_slot(slot, wanted).await?.ok_or_else(|| Error::NotFound { uid: shown(&wanted.uid) })
     }

@@ -13,7 +13,7 @@ use des_shared::clock::Dice;
 struct Process {
     child: Child,
     address: SocketAddr,
-    /// Its log, where nobody reads it.
+    /// The read end of its log, kept open but not read.
     unread: Option<Lines<BufReader<ChildStderr>>>,
 }
 
@@ -126,7 +126,7 @@ fn a_file_of_keys_opens_other_addresses_and_a_wrong_one_is_told_with_everything_
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_up_and_ends_nothing() {
+fn a_full_or_closed_log_pipe_neither_blocks_nor_ends_the_process() {
     for log in [Log::Closed, Log::Unread] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut process = Process::start_with(folder.path(), &[("DES_LOG", "debug")], log);

@@ -1,7 +1,7 @@
 //! One bounded cache in memory for keys and values of any type.
 //!
 //! moka is compiled anew for each pair of key and value types, and for each type of future that loads a value. With eight
-//! caches that was two fifths of what the compiler made of this crate. Here it is compiled once, for keys and values behind
+//! caches that was two fifths of this crate's generated code. Here it is compiled once, for keys and values behind
 //! pointers, and [`MemoryCache`] gives each cache its own types back. Hits allocate nothing.
 
 use std::any::Any;
@@ -22,6 +22,8 @@ use crate::error::Error;
 
 /// A value of any type.
 type AnyValue = Arc<dyn Any + Send + Sync>;
+/// What makes a value.
+type Making<'a> = Pin<Box<dyn Future<Output = AnyValue> + Send + 'a>>;
 /// What an entry weighs.
 type Weigher = Box<dyn Fn(&OwnedKey, &AnyValue) -> u32 + Send + Sync>;
 /// What loads a value.
@@ -135,7 +137,7 @@ impl<K: Hash + Eq + Send + Sync + 'static, V: Clone + Send + Sync + 'static> Mem
         Self { entries: builder.build(), types: PhantomData }
     }
 
-    /// The value under `key`. That it was asked for counts either way, for what is kept later on.
+    /// The value under `key`. A miss counts as a use too: the cache keeps keys that are asked for often.
     pub(crate) async fn get(&self, key: &K) -> Option<V> {
         let key: &dyn AnyKey = key;
         self.entries.get(key).await.map(|value| typed::<V>(&value).clone())
@@ -177,12 +179,10 @@ impl<K: Hash + Eq + Send + Sync + 'static, V: Clone + Send + Sync + 'static> Mem
     }
 
     /// The value under `key`, which `make` gives when there is none.
-    pub(crate) async fn get_or_make(&self, key: K, make: impl Fn() -> V + Send + Sync) -> V {
-        if let Some(value) = self.get(&key).await {
-            return value;
-        }
-        let made = self.try_get_with(key, async { Ok(make()) }).await;
-        made.unwrap_or_else(|_| make())
+    pub(crate) async fn get_or_make(&self, key: K, make: impl FnOnce() -> V + Send) -> V {
+        let make: Making<'_> = Box::pin(async { Arc::new(make()) as AnyValue });
+        let value = self.entries.get_with(OwnedKey(Box::new(key)), make).await;
+        typed::<V>(&value).clone()
     }
 
     /// What all entries weigh.

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use super::{Values, settings};
-use crate::features;
 use crate::state::StateStore;
 use crate::store::StoreError;
-use crate::store::backend::{Backend, Layers};
+use crate::store::backend::{Backend, Layers, no_s3};
 use crate::store::local::LocalStore;
 use crate::store::s3_config::S3Config;
 use crate::store::zones::ZonesConfig;
@@ -169,7 +168,7 @@ impl SourceRoots {
                     return Err(format!("{item:?} names no bucket"));
                 }
                 if !cfg!(feature = "s3") {
-                    return Err(format!("{item:?}: {}", features::missing("s3", "S3 buckets")));
+                    return Err(format!("{item:?}: {}", no_s3()));
                 }
                 // A root is a folder: s3://b/in must not allow s3://b/internal.
                 let slash = if prefix.is_empty() || prefix.ends_with('/') { "" } else { "/" };

@@ -27,6 +27,11 @@ pub enum Backend {
     S3(S3Config),
 }
 
+/// The answer of a build without the S3 client.
+pub(crate) fn no_s3() -> String {
+    features::missing("s3", "S3 buckets")
+}
+
 /// What is put around every store that is opened: metrics for each attempt, then the layer that tries again.
 #[derive(Clone, Debug)]
 pub struct Layers {
@@ -87,7 +92,7 @@ impl Backend {
     /// Names the cargo feature that is missing.
     pub fn check_built_in(&self) -> Result<(), String> {
         match self {
-            Self::S3(_) if !cfg!(feature = "s3") => Err(features::missing("s3", "S3 buckets")),
+            Self::S3(_) if !cfg!(feature = "s3") => Err(no_s3()),
             Self::S3(_) | Self::Local { .. } => Ok(()),
         }
     }
@@ -114,8 +119,7 @@ impl Backend {
                 Self::S3(config) => Arc::new(super::s3::S3Store::connect(config).await?),
                 #[cfg(not(feature = "s3"))]
                 Self::S3(config) => {
-                    let why = features::missing("s3", "S3 buckets");
-                    return Err(Call::new(&config.url().into(), Operation::Open, "").invalid(why));
+                    return Err(Call::new(&config.url().into(), Operation::Open, "").invalid(no_s3()));
                 }
             };
             Ok(layers.around(store))

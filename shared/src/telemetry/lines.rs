@@ -1,8 +1,8 @@
 //! Log lines on their way to standard error.
 //!
-//! A thread of its own writes them. So a pipe that nobody reads, a full disk and a reader that has gone hold up nothing and
-//! end nothing: lines that find no room or cannot be written are counted and dropped, and the next line that can be
-//! written says how many they were.
+//! A separate thread writes them. A full pipe, a full disk or a closed reader therefore neither blocks nor ends other
+//! work. Lines that do not fit into the queue or cannot be written are dropped and counted. The next line that can be
+//! written reports their number.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -143,7 +143,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives each line away, and waits until it is taken; fails once nobody takes any more, until `mended` says so.
+    /// Sends each line to the test. A write blocks until the test receives it, and fails after the receiver is dropped.
     struct Pipe(SyncSender<String>);
 
     impl Write for Pipe {

@@ -4,7 +4,7 @@
 
 mod lines;
 
-use std::io;
+use std::io::{self, Write};
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -56,8 +56,8 @@ impl Drop for Logging {
     }
 }
 
-/// Begins to log. Called once by each `main`, which keeps the answer until its end; a second call in the same process
-/// changes nothing.
+/// Begins to log. Each `main` calls it once and keeps the result until the process ends. A second call in the same
+/// process changes nothing.
 pub fn init(settings: &LogSettings) -> Logging {
     let filter = format!("{QUIET},{}", settings.filter).parse::<Targets>();
     let filter = filter.unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
@@ -67,9 +67,15 @@ pub fn init(settings: &LogSettings) -> Logging {
             format!("{{\"level\":\"WARN\",\"message\":\"{lines} log lines could not be written\",\"lines\":{lines}}}\n")
         },
     };
-    let Ok(lines) = Lines::start(Destination { out: Box::new(io::stderr()), lost }) else {
-        // A process that cannot have a thread fails for that reason at once, and says so.
-        return Logging(None);
+    let lines = match Lines::start(Destination { out: Box::new(io::stderr()), lost }) {
+        Ok(lines) => lines,
+        Err(error) => {
+            drop(writeln!(
+                io::stderr(),
+                "nothing is logged, because the thread that writes logs does not start: {error}"
+            ));
+            return Logging(None);
+        }
     };
     // Errors of the writer are counted by the writer; printing them to standard error would panic where that is closed.
     let builder = tracing_subscriber::fmt().log_internal_errors(false).with_max_level(LevelFilter::TRACE);

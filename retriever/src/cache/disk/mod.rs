@@ -21,7 +21,7 @@ pub(crate) const MIN_BYTES: u64 = 16 << 20;
 /// Where the cache is and how large.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskConfig {
-    /// A folder that nobody else uses; made where it is missing.
+    /// A folder for this process alone. It is created if it does not exist.
     pub dir: PathBuf,
     /// Bytes of directories and index blocks.
     pub index_bytes: u64,
